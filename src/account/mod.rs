@@ -1,0 +1,1 @@
+//! What is decided about an account: no async, no client, no clock.

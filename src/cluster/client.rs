@@ -1,0 +1,22 @@
+//! How we connect to the API server.
+
+use std::time::Duration;
+
+use kube::{Client, Config};
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A client for the cluster that the kubeconfig names, or that we run in.
+///
+/// The retry that kube has built in is off: it repeats any method up to fifteen times below our feet, a create
+/// among them, and one call may then last for minutes. What is to be tried again is decided by those who call.
+///
+/// # Errors
+/// When neither a kubeconfig nor an in-cluster identity can be read.
+pub async fn connect() -> anyhow::Result<Client> {
+    let mut config = Config::infer().await?;
+    config.default_retry = false;
+    config.connect_timeout = Some(CONNECT);
+    Ok(Client::try_from(config)?)
+}

@@ -1,0 +1,6 @@
+//! The edge to Kubernetes: one client, one deadline a call, and the few words an error is worth.
+
+pub mod client;
+pub mod error;
+
+pub use error::{ClusterError, within};

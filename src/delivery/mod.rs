@@ -1,0 +1,1 @@
+//! What is decided about a delivery: no async, no client, no clock.

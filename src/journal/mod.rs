@@ -1,0 +1,1 @@
+//! The record on disk of deliveries acknowledged and not yet published.

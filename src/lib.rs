@@ -1,0 +1,42 @@
+//! chekt-operator: CHeKT webhooks as Kubernetes resources, and every alarm as a Kubernetes Event.
+//!
+//! # The map
+//!
+//! ```text
+//! kubectl apply / helm / Argo CD                                 CHeKT partner API
+//!           |                                                      ^         |
+//!           v            one Pod, one image, every replica         |         | signed POST
+//!     +-----------+   +---------------------------------------+    |         v
+//!     | Kubernetes|<->| controller                            |----+   Ingress / Gateway (TLS)
+//!     |    API    |   |---------------------------------------|               |
+//!     |           |<->| receiver    (every replica receives)  |<--------------+
+//!     +-----------+   +---------------------------------------+
+//!       Events, status        journal on disk (SQLite)
+//! ```
+//!
+//! The two processes share no memory. They meet in the custom resources and in the keyring Secrets.
+//!
+//! # The rings
+//!
+//! A module imports only modules of lower rings, and a test reads the `use` lines and enforces it.
+//!
+//! | ring | modules | what is there |
+//! | --- | --- | --- |
+//! | 0 | [`resources`] | what users write and read; the Secret in which the processes meet |
+//! | 1 | [`account`], [`webhook`], [`delivery`] | decisions: no async, no client, no clock |
+//! | 2 | [`cluster`], [`partner`], [`journal`], [`ops`] | edges: Kubernetes, CHeKT, the disk, the process itself |
+//! | 3 | [`controller`], [`receiver`], [`sandbox`] | processes |
+//! | 4 | [`cli`] | the command line that starts them |
+
+pub mod account;
+pub mod cli;
+pub mod cluster;
+pub mod controller;
+pub mod delivery;
+pub mod journal;
+pub mod ops;
+pub mod partner;
+pub mod receiver;
+pub mod resources;
+pub mod sandbox;
+pub mod webhook;

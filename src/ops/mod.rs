@@ -1,0 +1,6 @@
+//! What every process of ours has, whatever it does: logs, metrics, probes and an orderly end.
+
+pub mod health;
+pub mod logs;
+pub mod server;
+pub mod shutdown;

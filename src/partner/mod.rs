@@ -1,0 +1,1 @@
+//! The edge to CHeKT: its words on the wire, the calls, the tokens.

@@ -1,0 +1,223 @@
+//! `ChektAccount`: where CHeKT is, who we are there, and how often we may ask.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The production base of CHeKT's API.
+pub const PRODUCTION_BASE_URL: &str = "https://api.chekt.com";
+
+/// A CHeKT account: where its API is, the credentials for it, and how often it may be asked.
+///
+/// All webhooks of an account share one list of the remote webhooks and one budget of requests.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "chekt.com",
+    version = "v1alpha1",
+    kind = "ChektAccount",
+    namespaced,
+    status = "ChektAccountStatus",
+    derive = "PartialEq",
+    shortname = "cacc",
+    category = "chekt",
+    doc = "A CHeKT account: where its API is, the credentials for it, and how often it may be asked.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
+    ),
+    printcolumn(
+        name = "Managed",
+        type_ = "integer",
+        json_path = ".status.webhooks.managed"
+    ),
+    printcolumn(
+        name = "Foreign",
+        type_ = "integer",
+        json_path = ".status.webhooks.foreign"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "URL",
+        type_ = "string",
+        json_path = ".spec.baseURL",
+        priority = "1"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ChektAccountSpec {
+    /// The base of CHeKT's API, without a path. Default: `https://api.chekt.com`.
+    ///
+    /// It must be https. Plain http is for a sandbox on this machine (localhost, 127.0.0.1, [::1]), or for a
+    /// controller that runs with --allow-insecure-partner.
+    ///
+    /// Example: `http://127.0.0.1:8080`
+    #[serde(rename = "baseURL", default = "production")]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() in ['https', 'http'] && url(self).getHostname() != ''")
+        .message("baseURL must be a URL with a scheme and a host: write https://api.chekt.com"))]
+    pub base_url: String,
+
+    /// How the operator proves to CHeKT who it is: exactly one of the methods below.
+    #[x_kube(validation = Rule::new("(has(self.accessToken) ? 1 : 0) + (has(self.clientCredentials) ? 1 : 0) == 1")
+        .message("auth needs exactly one method: write either accessToken or clientCredentials, not both and not neither"))]
+    pub auth: Auth,
+
+    /// How often the remote webhooks are listed, as a duration. One list serves all webhooks of the account.
+    /// At least 10s, at most 24h. Default: `60s`.
+    #[serde(default = "minute")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')")
+        .message("syncInterval must be a duration of at least 10s and at most 24h: write 60s or 5m"))]
+    pub sync_interval: String,
+
+    /// How many requests the account may make. CHeKT's free tier allows 60 a minute.
+    #[serde(default)]
+    pub rate_limit: RateLimit,
+}
+
+/// How the operator proves who it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Auth {
+    /// A static bearer token, read from a Secret of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<AccessToken>,
+
+    /// OAuth 2.0 client credentials: a client id and a client secret are exchanged for a token that is renewed
+    /// before it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_credentials: Option<ClientCredentials>,
+}
+
+/// A static bearer token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessToken {
+    /// The Secret of this namespace, and the key in it, that hold the token.
+    pub secret_ref: SecretKeyRef,
+}
+
+/// OAuth 2.0 client credentials.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientCredentials {
+    /// A Secret of this namespace with the keys `client_id` and `client_secret`.
+    pub secret_ref: SecretRef,
+
+    /// Where tokens are asked for. Default: `/oauth/token` of baseURL.
+    ///
+    /// Example: `https://auth.example.com/oauth/token`
+    #[serde(default, rename = "tokenURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub token_url: Option<String>,
+
+    /// The audience to ask for. Default: none is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub audience: Option<String>,
+
+    /// The scopes to ask for. Default: none are sent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub scopes: Vec<String>,
+}
+
+/// A Secret of the same namespace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// One key of a Secret of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+
+    /// Key in its data.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// How many requests an account may make.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimit {
+    /// Requests a minute, on average. Default: 60.
+    #[serde(default = "sixty")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub requests_per_minute: i32,
+
+    /// Requests that may be made at once after a pause. Default: 3.
+    #[serde(default = "three")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub burst: i32,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        RateLimit {
+            requests_per_minute: sixty(),
+            burst: three(),
+        }
+    }
+}
+
+/// What the operator last knew of an account.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("default" = {"observedGeneration": -1}))]
+pub struct ChektAccountStatus {
+    /// The generation of the spec that this status speaks of; -1 before the operator has seen the account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// How many remote webhooks the account has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhooks: Option<WebhookCounts>,
+
+    /// Ready, and while true Reconciling or Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::webhook::conditions_schema")]
+    pub conditions: Vec<Condition>,
+}
+
+/// How many remote webhooks the account has, by who made them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WebhookCounts {
+    /// Remote webhooks that belong to a ChektWebhook of this cluster.
+    pub managed: i64,
+    /// Remote webhooks that nobody here manages.
+    pub foreign: i64,
+}
+
+fn production() -> String {
+    PRODUCTION_BASE_URL.to_owned()
+}
+
+fn minute() -> String {
+    "60s".to_owned()
+}
+
+fn sixty() -> i32 {
+    60
+}
+
+fn three() -> i32 {
+    3
+}

@@ -1,0 +1,217 @@
+//! `ChektWebhook`: which events are wanted, and what became of that wish.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+
+use super::account::SecretKeyRef;
+
+/// A webhook that exists at CHeKT exactly once for as long as this object exists.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "chekt.com",
+    version = "v1alpha1",
+    kind = "ChektWebhook",
+    namespaced,
+    status = "ChektWebhookStatus",
+    derive = "PartialEq",
+    shortname = "cwh",
+    category = "chekt",
+    doc = "A webhook that exists at CHeKT exactly once for as long as this object exists, and whose deliveries become Kubernetes Events on it.",
+    selectable = ".spec.accountRef.name",
+    selectable = ".spec.url",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Account", type_ = "string", json_path = ".spec.accountRef.name"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "ID", type_ = "string", json_path = ".status.webhookID", priority = "1"),
+    printcolumn(name = "URL", type_ = "string", json_path = ".status.url", priority = "1"),
+    validation = Rule::new("!has(self.spec.url) || has(self.spec.secretRef)")
+        .message("a webhook with its own url needs its own secret, since someone else verifies the deliveries: write spec.secretRef, or leave spec.url out to let the operator receive them")
+        .field_path(".spec.secretRef")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ChektWebhookSpec {
+    /// The account, in the same namespace. Default: the account named `default`.
+    #[serde(default = "default_account")]
+    pub account_ref: AccountRef,
+
+    /// The names of the events to be told of: at least one, in any order.
+    ///
+    /// Known names: alarm.triggered, alarm.cleared, alarm.acknowledged, device.status_changed,
+    /// device.registered, device.removed, site.armed, site.disarmed, site.created. Other names of the form
+    /// word.word are passed on as they are.
+    ///
+    /// Example: `[alarm.triggered, alarm.cleared]`
+    #[schemars(length(min = 1, max = 64), inner(length(min = 3, max = 128)))]
+    #[x_kube(merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.all(e, e.matches('^[a-z][a-z0-9_]*([.][a-z][a-z0-9_]*)+$'))")
+            .message("every event must be of the form word.word in lower case: write alarm.triggered"),
+        validation = Rule::new("!('webhook.test' in self)")
+            .message("webhook.test cannot be subscribed to, test deliveries always arrive: leave it out"))]
+    pub events: Vec<String>,
+
+    /// Where CHeKT is to deliver. Default: a path of this operator's own receiver,
+    /// `<public URL>/webhooks/<namespace>/<name>`.
+    ///
+    /// A given url must be https (plain http only for localhost, 127.0.0.1 and [::1], which CHeKT itself refuses)
+    /// and needs secretRef.
+    ///
+    /// Example: `https://alarms.example.com/hooks/chekt`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    #[x_kube(validation = Rule::new("isURL(self) && url(self).getHostname() != '' && (url(self).getScheme() == 'https' || (url(self).getScheme() == 'http' && url(self).getHostname() in ['localhost', '127.0.0.1', '::1', '[::1]']))")
+        .message("url must start with https:// and name a host: write https://alarms.example.com/hooks/chekt, or leave url out to let the operator receive the deliveries"))]
+    pub url: Option<String>,
+
+    /// The secret that deliveries are signed with, in a Secret of this namespace. Default: the operator makes 32
+    /// random bytes that nobody has to see.
+    ///
+    /// When the Secret changes, the new secret is given to CHeKT within seconds and the old one is still accepted
+    /// for 15 minutes, so no delivery is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
+
+    /// What happens at CHeKT when this object is deleted. `Delete` removes the remote webhook, and this object goes
+    /// only once that is confirmed; `Orphan` leaves it. Default: `Delete`.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+
+    /// Whether the operator asks CHeKT for a test delivery after it has created the webhook or changed its url or
+    /// secret: `OnChange` or `Never`. Default: `OnChange`.
+    #[serde(default)]
+    pub test_policy: TestPolicy,
+
+    /// While true, the operator changes nothing at CHeKT; deliveries are still received. Default: `false`.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// A `ChektAccount` of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AccountRef {
+    /// Name of the account.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// What happens to the remote webhook when the object is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// The remote webhook is deleted first.
+    #[default]
+    Delete,
+    /// The remote webhook stays.
+    Orphan,
+}
+
+/// When a test delivery is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TestPolicy {
+    /// After the webhook was created and after its url or secret changed.
+    #[default]
+    OnChange,
+    /// Never.
+    Never,
+}
+
+/// What the operator last knew of a webhook.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("default" = {"observedGeneration": -1}))]
+pub struct ChektWebhookStatus {
+    /// The generation of the spec that this status speaks of; -1 before the operator has seen the webhook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// The id that CHeKT gave to the remote webhook.
+    #[serde(default, rename = "webhookID", skip_serializing_if = "Option::is_none")]
+    pub webhook_id: Option<String>,
+
+    /// Where CHeKT delivers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+
+    /// The events as CHeKT accepted them, in alphabetical order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<String>,
+
+    /// The state of the remote webhook in CHeKT's own word, such as `active` or `disabled`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+
+    /// When CHeKT says that the remote webhook was created, as it spells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+
+    /// The value of the annotation chekt.com/reconcile-requested-at that was acted on last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_reconcile_at: Option<String>,
+
+    /// What the receiver last saw of this webhook; brought up to date at most every 30 seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliveries: Option<Deliveries>,
+
+    /// Ready, Synced, Active and Verified, and while true Reconciling, Stalled or Suspended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions_schema")]
+    pub conditions: Vec<Condition>,
+}
+
+/// What the receiver last saw of a webhook. Times have whole seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Deliveries {
+    /// When a delivery with a valid signature last arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_received_at: Option<Time>,
+
+    /// The event of that delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_event: Option<String>,
+
+    /// The id of the key that verified it. It is a random name and says nothing of the secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_verified_key: Option<String>,
+
+    /// When a test delivery with a valid signature last arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_test_at: Option<Time>,
+
+    /// The id of the key that verified that test delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_test_key: Option<String>,
+
+    /// When a delivery to this webhook's path was last refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_rejected_at: Option<Time>,
+
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_rejected_reason: Option<String>,
+}
+
+impl Default for AccountRef {
+    fn default() -> Self {
+        default_account()
+    }
+}
+
+fn default_account() -> AccountRef {
+    AccountRef {
+        name: super::DEFAULT_ACCOUNT.to_owned(),
+    }
+}
+
+/// Conditions as a map by type, so that two field managers can own different ones.
+pub(super) fn conditions_schema(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = <Vec<Condition>>::json_schema(generator);
+    schema.insert("x-kubernetes-list-type".to_owned(), "map".into());
+    schema.insert(
+        "x-kubernetes-list-map-keys".to_owned(),
+        serde_json::json!(["type"]),
+    );
+    schema
+}

@@ -1,0 +1,1 @@
+//! What is decided about a webhook: no async, no client, no clock.
