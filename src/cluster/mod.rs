@@ -2,5 +2,7 @@
 
 pub mod client;
 pub mod error;
+pub mod secrets;
+pub mod write;
 
 pub use error::{ClusterError, within};

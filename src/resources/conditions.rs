@@ -1,11 +1,12 @@
-//! Conditions: their types, their reasons, and the one way to change a list of them.
+//! Conditions: their types and the one way to change a list of them.
 //!
-//! Reasons are enums, so that a typo does not compile and the reference can list them all. Messages are for
-//! people and hold no time and no counter: a status that differs only in such a thing would be written for
+//! Messages are for people and hold no time and no counter: a status that differs only in such a thing would be written for
 //! ever, and every write wakes every watcher.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
+
+use super::reasons::Reason;
 
 /// `True` when all is as written: Synced and Active.
 pub const READY: &str = "Ready";
@@ -53,7 +54,7 @@ pub struct Verdict {
     /// Whether it holds.
     pub truth: Truth,
     /// A CamelCase word for machines.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// A sentence for people.
     pub message: String,
 }
@@ -83,7 +84,7 @@ pub fn merge(
             Condition {
                 type_: verdict.kind.to_owned(),
                 status: status.to_owned(),
-                reason: verdict.reason.to_owned(),
+                reason: verdict.reason.as_str().to_owned(),
                 message: verdict.message.clone(),
                 observed_generation: Some(generation),
                 last_transition_time: since,
@@ -112,7 +113,7 @@ mod tests {
         Verdict {
             kind: READY,
             truth,
-            reason: "Because",
+            reason: Reason::Working,
             message: message.to_owned(),
         }
     }

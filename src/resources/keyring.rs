@@ -88,10 +88,19 @@ pub struct EmptySecret;
 /// One key: a secret and a random name for it that may be shown anywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Random, derived from nothing; stands for the key in status, logs and metrics.
+    /// `generated-` or `given-` and a random word, derived from nothing; stands for the key in status, logs and
+    /// metrics.
     pub id: String,
     /// The bytes.
     pub secret: SigningSecret,
+}
+
+impl Key {
+    /// Whether the operator made the secret itself.
+    #[must_use]
+    pub fn is_generated(&self) -> bool {
+        self.id.starts_with("generated-")
+    }
 }
 
 /// A key that is no longer in force and is accepted for a while yet.
@@ -123,8 +132,9 @@ pub struct Keyring {
     pub current: Option<Key>,
     /// About to be in force.
     pub next: Option<Key>,
-    /// Was in force.
-    pub previous: Option<Retired>,
+    /// Were in force, the latest first. More than one when a secret changes again before its predecessor has run
+    /// out: a delivery signed with either may still be on its way.
+    pub previous: Vec<Retired>,
     /// Number of the remote write that is about to be sent; part of its idempotency key, and written before it.
     pub attempt: i64,
     /// The last request for a test delivery, written before it is sent.
@@ -139,7 +149,7 @@ pub enum KeyringError {
     MissingAnnotation(&'static str),
     /// A value cannot be read.
     #[error("{0} cannot be read")]
-    Unreadable(&'static str),
+    Unreadable(String),
 }
 
 impl Keyring {
@@ -150,7 +160,7 @@ impl Keyring {
             webhook,
             current: None,
             next: None,
-            previous: None,
+            previous: Vec::new(),
             attempt: 0,
             test: None,
         }
@@ -166,7 +176,7 @@ impl Keyring {
     pub fn accepted(&self, now: Timestamp) -> impl Iterator<Item = &Key> {
         let previous = self
             .previous
-            .as_ref()
+            .iter()
             .filter(move |p| now < p.until)
             .map(|p| &p.key);
         self.current.iter().chain(self.next.iter()).chain(previous)
@@ -187,10 +197,13 @@ impl Keyring {
             put("next", key.secret.expose());
             put("next-id", key.id.as_bytes());
         }
-        if let Some(retired) = &self.previous {
-            put("previous", retired.key.secret.expose());
-            put("previous-id", retired.key.id.as_bytes());
-            put("previous-until", retired.until.to_string().as_bytes());
+        for (n, retired) in self.previous.iter().enumerate() {
+            put(&format!("previous-{n}"), retired.key.secret.expose());
+            put(&format!("previous-{n}-id"), retired.key.id.as_bytes());
+            put(
+                &format!("previous-{n}-until"),
+                retired.until.to_string().as_bytes(),
+            );
         }
         put("attempt", self.attempt.to_string().as_bytes());
         if let Some(test) = &self.test {
@@ -234,14 +247,15 @@ impl Keyring {
         };
         let empty = BTreeMap::new();
         let data = secret.data.as_ref().unwrap_or(&empty);
-        let previous = match read_key(data, "previous", "previous-id")? {
-            Some(key) => Some(Retired {
-                key,
-                until: read(data, "previous-until")?
-                    .ok_or(KeyringError::Unreadable("previous-until"))?,
-            }),
-            None => None,
-        };
+        let mut previous = Vec::new();
+        while let Some(key) = {
+            let place = format!("previous-{}", previous.len());
+            read_key(data, &place, &format!("{place}-id"))?
+        } {
+            let place = format!("previous-{}-until", previous.len());
+            let until = read(data, &place)?.ok_or(KeyringError::Unreadable(place))?;
+            previous.push(Retired { key, until });
+        }
         let test = match (
             read(data, "test-key-id")?,
             read(data, "test-url")?,
@@ -263,29 +277,30 @@ impl Keyring {
 
 fn read_key(
     data: &BTreeMap<String, ByteString>,
-    secret: &'static str,
-    id: &'static str,
+    place: &str,
+    id: &str,
 ) -> Result<Option<Key>, KeyringError> {
-    let Some(bytes) = data.get(secret) else {
+    let Some(bytes) = data.get(place) else {
         return Ok(None);
     };
-    let secret =
-        SigningSecret::new(bytes.0.clone()).map_err(|_| KeyringError::Unreadable(secret))?;
-    let id = read(data, id)?.ok_or(KeyringError::Unreadable(id))?;
+    let secret = SigningSecret::new(bytes.0.clone())
+        .map_err(|_| KeyringError::Unreadable(place.to_owned()))?;
+    let id = read(data, id)?.ok_or_else(|| KeyringError::Unreadable(id.to_owned()))?;
     Ok(Some(Key { id, secret }))
 }
 
 fn read<T: std::str::FromStr>(
     data: &BTreeMap<String, ByteString>,
-    name: &'static str,
+    name: &str,
 ) -> Result<Option<T>, KeyringError> {
     let Some(bytes) = data.get(name) else {
         return Ok(None);
     };
-    let text = std::str::from_utf8(&bytes.0).map_err(|_| KeyringError::Unreadable(name))?;
+    let text =
+        std::str::from_utf8(&bytes.0).map_err(|_| KeyringError::Unreadable(name.to_owned()))?;
     text.parse()
         .map(Some)
-        .map_err(|_| KeyringError::Unreadable(name))
+        .map_err(|_| KeyringError::Unreadable(name.to_owned()))
 }
 
 #[cfg(test)]
@@ -308,10 +323,10 @@ mod tests {
             },
             current: Some(key("c")),
             next: Some(key("n")),
-            previous: Some(Retired {
+            previous: vec![Retired {
                 key: key("p"),
                 until: Timestamp::from_second(100).unwrap(),
-            }),
+            }],
             attempt: 7,
             test: Some(TestRequest {
                 key_id: "c".into(),

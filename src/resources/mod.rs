@@ -6,6 +6,8 @@
 pub mod account;
 pub mod conditions;
 pub mod keyring;
+pub mod reasons;
+pub mod remote;
 pub mod webhook;
 
 pub use account::{ChektAccount, ChektAccountSpec, ChektAccountStatus};

@@ -1,0 +1,264 @@
+//! The roster: the account's remote webhooks as last listed, with its age and whether the list was complete.
+//!
+//! Two clocks tick here. A list tells what CHeKT held at about the moment it began; what we wrote ourselves
+//! after that moment is younger than the list and stays. And because CHeKT may show a write only some seconds
+//! later, our own definite writes are believed over a list for one settle time.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::resources::remote::RemoteWebhook;
+
+/// How long CHeKT may take to show a write in its list, and how long a request whose sender died may take to
+/// land. Nothing is documented; the guess errs on the side of waiting.
+pub const SETTLE: Duration = Duration::from_secs(5);
+
+/// What one list told.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// Everything it showed.
+    pub webhooks: Vec<RemoteWebhook>,
+    /// Whether it is certain that there is nothing else.
+    pub complete: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    webhook: RemoteWebhook,
+    written: Option<Instant>,
+}
+
+/// The account's remote webhooks.
+#[derive(Clone, Debug, Default)]
+pub struct Roster {
+    entries: BTreeMap<String, Entry>,
+    removed: BTreeMap<String, Instant>,
+    missing: BTreeMap<String, Instant>,
+    first: Option<Instant>,
+    last: Option<(Instant, bool)>,
+}
+
+/// What a list changed, so that only those concerned are woken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Ids that came, went or look different.
+    pub ids: Vec<String>,
+    /// Urls of those, before and after.
+    pub urls: Vec<String>,
+}
+
+impl Roster {
+    /// Takes in a list that began at `began`.
+    pub fn listed(&mut self, listing: Listing, began: Instant) -> Changes {
+        let mut changes = Changes::default();
+        let believed = |at: Instant| at + SETTLE > began;
+        self.removed.retain(|_, at| believed(*at));
+        let mut fresh: BTreeMap<String, Entry> = BTreeMap::new();
+        for webhook in listing.webhooks {
+            if !self.removed.contains_key(&webhook.id) {
+                fresh.insert(
+                    webhook.id.clone(),
+                    Entry {
+                        webhook,
+                        written: None,
+                    },
+                );
+            }
+        }
+        for (id, old) in &self.entries {
+            if old.written.is_some_and(believed) {
+                fresh.insert(id.clone(), old.clone());
+                continue;
+            }
+            match fresh.get(id) {
+                Some(new) if new.webhook == old.webhook => {}
+                Some(new) => changes.note(id, &[&old.webhook.url, &new.webhook.url]),
+                None if listing.complete => changes.note(id, &[&old.webhook.url]),
+                None => {
+                    fresh.insert(id.clone(), old.clone());
+                }
+            }
+        }
+        for (id, new) in &fresh {
+            if !self.entries.contains_key(id) {
+                changes.note(id, &[&new.webhook.url]);
+            }
+        }
+        if listing.complete {
+            for id in self.entries.keys().filter(|id| !fresh.contains_key(*id)) {
+                self.missing.entry(id.clone()).or_insert(began);
+            }
+            self.first.get_or_insert(began);
+        }
+        self.missing.retain(|id, _| !fresh.contains_key(id));
+        self.entries = fresh;
+        self.last = Some((began, listing.complete));
+        changes
+    }
+
+    /// Takes in what CHeKT answered to a write of ours.
+    pub fn wrote(&mut self, webhook: RemoteWebhook, at: Instant) {
+        self.removed.remove(&webhook.id);
+        self.missing.remove(&webhook.id);
+        self.entries.insert(
+            webhook.id.clone(),
+            Entry {
+                webhook,
+                written: Some(at),
+            },
+        );
+    }
+
+    /// Takes in that CHeKT confirmed a deletion.
+    pub fn removed(&mut self, id: &str, at: Instant) {
+        self.entries.remove(id);
+        self.missing.remove(id);
+        self.removed.insert(id.to_owned(), at);
+    }
+
+    /// Takes in that CHeKT knows nothing of an id that a list has shown. Only the next lists tell for certain.
+    pub fn vanished(&mut self, id: &str, at: Instant) {
+        self.entries.remove(id);
+        self.missing.insert(id.to_owned(), at);
+    }
+
+    /// When the last complete list began; `None` before the first and after an incomplete one.
+    #[must_use]
+    pub fn complete_since(&self) -> Option<Instant> {
+        self.last
+            .filter(|(_, complete)| *complete)
+            .map(|(began, _)| began)
+    }
+
+    /// The remote webhook of one id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<&RemoteWebhook> {
+        self.entries.get(id).map(|e| &e.webhook)
+    }
+
+    /// Since which list an id has been absent; `None` while it is there or nothing complete was ever listed.
+    #[must_use]
+    pub fn absent_since(&self, id: &str) -> Option<Instant> {
+        if self.entries.contains_key(id) {
+            return None;
+        }
+        self.missing.get(id).copied().or(self.first)
+    }
+
+    /// Every remote webhook, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &RemoteWebhook> {
+        self.entries.values().map(|e| &e.webhook)
+    }
+}
+
+impl Changes {
+    fn note(&mut self, id: &str, urls: &[&str]) {
+        self.ids.push(id.to_owned());
+        for url in urls {
+            if !self.urls.iter().any(|u| u == url) {
+                self.urls.push((*url).to_owned());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn webhook(id: &str, url: &str) -> RemoteWebhook {
+        RemoteWebhook {
+            id: id.to_owned(),
+            url: url.to_owned(),
+            events: vec!["alarm.triggered".to_owned()],
+            state: Some("active".to_owned()),
+            created_at: None,
+        }
+    }
+
+    fn complete(webhooks: &[RemoteWebhook]) -> Listing {
+        Listing {
+            webhooks: webhooks.to_vec(),
+            complete: true,
+        }
+    }
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_list_that_lags_does_not_hide_what_we_just_created() {
+        let start = Instant::now();
+        let mut roster = Roster::default();
+        roster.wrote(webhook("a", "https://a"), start);
+        assert_eq!(roster.listed(complete(&[]), start + S), Changes::default());
+        assert!(roster.get("a").is_some());
+        roster.listed(complete(&[]), start + SETTLE + S);
+        assert!(roster.get("a").is_none());
+        assert_eq!(roster.absent_since("a"), Some(start + SETTLE + S));
+    }
+
+    #[test]
+    fn a_list_that_lags_does_not_bring_back_what_we_just_deleted() {
+        let start = Instant::now();
+        let mut roster = Roster::default();
+        roster.listed(complete(&[webhook("a", "https://a")]), start);
+        roster.removed("a", start + S);
+        roster.listed(complete(&[webhook("a", "https://a")]), start + 2 * S);
+        assert!(roster.get("a").is_none());
+        let changes = roster.listed(
+            complete(&[webhook("a", "https://a")]),
+            start + SETTLE + 2 * S,
+        );
+        assert!(roster.get("a").is_some());
+        assert_eq!(changes.ids, ["a"]);
+    }
+
+    #[test]
+    fn an_incomplete_list_takes_nothing_away() {
+        let start = Instant::now();
+        let mut roster = Roster::default();
+        roster.listed(complete(&[webhook("a", "https://a")]), start);
+        roster.listed(
+            Listing {
+                webhooks: vec![],
+                complete: false,
+            },
+            start + SETTLE,
+        );
+        assert!(roster.get("a").is_some());
+        assert_eq!(roster.complete_since(), None);
+    }
+
+    #[test]
+    fn a_change_names_the_id_and_both_urls() {
+        let start = Instant::now();
+        let mut roster = Roster::default();
+        roster.listed(
+            complete(&[webhook("a", "https://a"), webhook("b", "https://b")]),
+            start,
+        );
+        let changes = roster.listed(
+            complete(&[webhook("a", "https://c"), webhook("b", "https://b")]),
+            start + S,
+        );
+        assert_eq!(changes.ids, ["a"]);
+        assert_eq!(changes.urls, ["https://a", "https://c"]);
+        assert_eq!(
+            roster.listed(
+                complete(&[webhook("a", "https://c"), webhook("b", "https://b")]),
+                start + 2 * S
+            ),
+            Changes::default()
+        );
+    }
+
+    #[test]
+    fn an_id_never_seen_is_absent_since_the_first_complete_list() {
+        let start = Instant::now();
+        let mut roster = Roster::default();
+        assert_eq!(roster.absent_since("x"), None);
+        roster.listed(complete(&[]), start);
+        roster.listed(complete(&[]), start + S);
+        assert_eq!(roster.absent_since("x"), Some(start));
+    }
+}

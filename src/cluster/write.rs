@@ -1,0 +1,76 @@
+//! Writes to our own kinds: the finalizer and the status, and nothing else ever.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::error::{ClusterError, within};
+use crate::resources::{CONTROLLER_MANAGER, FINALIZER};
+
+/// How long one call may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Puts our finalizer on an object, or takes it off. The resource version goes along, so that a finalizer that
+/// somebody else writes at the same moment is not lost.
+///
+/// # Errors
+/// [`ClusterError::Conflict`] when the object has changed since; [`ClusterError::NotFound`] when it is gone.
+pub async fn finalizer<K>(api: &Api<K>, object: &K, wanted: bool) -> Result<K, ClusterError>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let mut finalizers: Vec<String> = object
+        .finalizers()
+        .iter()
+        .filter(|f| *f != FINALIZER)
+        .cloned()
+        .collect();
+    if wanted {
+        finalizers.push(FINALIZER.to_owned());
+    }
+    let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
+    let parameters = PatchParams {
+        field_manager: Some(CONTROLLER_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    within(
+        DEADLINE,
+        api.patch(&object.name_any(), &parameters, &Patch::Merge(patch)),
+    )
+    .await
+}
+
+/// Applies a complete status. It names the uid, so that a new object under an old name is not told the old one's
+/// story, and no resource version, so that nobody else's write can make it fail: an id that is not recorded is
+/// how webhooks are made twice.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn status<K, S>(
+    api: &Api<K>,
+    object: &K,
+    status: &S,
+    manager: &str,
+) -> Result<K, ClusterError>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    S: Serialize,
+{
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"name": object.name_any(), "namespace": object.namespace(), "uid": object.uid()},
+        "status": status,
+    });
+    let parameters = PatchParams::apply(manager).force();
+    within(
+        DEADLINE,
+        api.patch_status(&object.name_any(), &parameters, &Patch::Apply(body)),
+    )
+    .await
+}

@@ -1,0 +1,131 @@
+//! The flags of the controller, and the one validated value that is made of them.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use url::Url;
+
+use crate::partner::http::is_loopback;
+
+/// Flags of the controller.
+#[derive(Debug, Args)]
+pub struct ControllerArgs {
+    /// Where CHeKT reaches the receiver, as https://host or https://host/path. The url of a webhook is derived
+    /// from it.
+    #[arg(long, env = "CHEKT_PUBLIC_URL", value_name = "URL")]
+    pub public_url: String,
+
+    /// The operator's own namespace, where the keyrings are.
+    #[arg(long, env = "CHEKT_OPERATOR_NAMESPACE", value_name = "NAMESPACE")]
+    pub operator_namespace: String,
+
+    /// A namespace to look after; may be given more than once. Without it, all are looked after.
+    #[arg(
+        long = "watch-namespace",
+        env = "CHEKT_WATCH_NAMESPACE",
+        value_name = "NAMESPACE",
+        value_delimiter = ','
+    )]
+    pub watch_namespaces: Vec<String>,
+
+    /// Where /healthz, /readyz and /metrics are served; port 0 takes a free one.
+    #[arg(
+        long,
+        env = "CHEKT_OPS_ADDRESS",
+        value_name = "ADDRESS",
+        default_value = "[::]:8082"
+    )]
+    pub ops_address: SocketAddr,
+
+    /// Lets accounts have a plain http baseURL that is not this machine's. Tokens and secrets can then be read by
+    /// everyone on the way.
+    #[arg(long, env = "CHEKT_ALLOW_INSECURE_PARTNER")]
+    pub allow_insecure_partner: bool,
+
+    /// Lets the public URL be plain http although it is not this machine's. CHeKT itself refuses such urls.
+    #[arg(long, env = "CHEKT_ALLOW_INSECURE_PUBLIC_URL")]
+    pub allow_insecure_public_url: bool,
+}
+
+/// What the flags mean.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where CHeKT reaches the receiver.
+    pub public_url: Url,
+    /// Where the keyrings are.
+    pub operator_namespace: String,
+    /// What is looked after; empty: everything.
+    pub watch_namespaces: Vec<String>,
+    /// Whether a plain http partner is allowed.
+    pub allow_insecure_partner: bool,
+}
+
+impl ControllerArgs {
+    /// Checks the flags and says what they mean.
+    ///
+    /// # Errors
+    /// With what to write instead.
+    pub fn settle(&self) -> anyhow::Result<Settings> {
+        let url = Url::parse(&self.public_url).with_context(|| {
+            format!(
+                "--public-url {:?} is not a URL: write https://alarms.example.com",
+                self.public_url
+            )
+        })?;
+        match url.scheme() {
+            "https" => {}
+            "http" if self.allow_insecure_public_url || is_loopback(&url) => {}
+            "http" => bail!(
+                "--public-url {url} is plain http, which CHeKT refuses: write https, or add --allow-insecure-public-url for a sandbox"
+            ),
+            other => bail!("--public-url has the scheme {other}: write https://alarms.example.com"),
+        }
+        if url.query().is_some()
+            || url.fragment().is_some()
+            || !url.username().is_empty()
+            || url.password().is_some()
+        {
+            bail!(
+                "--public-url must have no user, query or fragment: write https://host or https://host/path"
+            );
+        }
+        Ok(Settings {
+            public_url: url,
+            operator_namespace: self.operator_namespace.clone(),
+            watch_namespaces: self.watch_namespaces.clone(),
+            allow_insecure_partner: self.allow_insecure_partner,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settle(url: &str, allow: bool) -> Result<Settings, String> {
+        let args = ControllerArgs {
+            public_url: url.to_owned(),
+            operator_namespace: "ops".to_owned(),
+            watch_namespaces: vec![],
+            ops_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            allow_insecure_partner: false,
+            allow_insecure_public_url: allow,
+        };
+        args.settle().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_plain_http_public_url_is_for_this_machine_or_for_those_who_allow_it() {
+        assert!(settle("https://alarms.example.com/x", false).is_ok());
+        assert!(settle("http://127.0.0.1:1234", false).is_ok());
+        assert!(
+            settle("http://alarms.example.com", false)
+                .unwrap_err()
+                .contains("write https")
+        );
+        assert!(settle("http://alarms.example.com", true).is_ok());
+        assert!(settle("alarms.example.com", false).is_err());
+        assert!(settle("https://a/?x=1", false).is_err());
+    }
+}

@@ -1,0 +1,212 @@
+//! Gather: everything that a decision about one webhook may look at, from the stores, two Secrets, the roster and
+//! memory. Nothing is written and CHeKT is not asked.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::{Resource, ResourceExt};
+
+use super::connection::Connection;
+use super::context::{Context, Slot, account_of};
+use super::memory::Remembered;
+use crate::cluster::ClusterError;
+use crate::cluster::secrets::{self, ReadError, StoredKeyring, ValueError};
+use crate::resources::conditions;
+use crate::resources::keyring::{SigningSecret, WebhookIdentity};
+use crate::resources::reasons::Reason;
+use crate::resources::{ChektWebhook, FINALIZER, RECONCILE_REQUESTED_AT};
+use crate::webhook::identity;
+use crate::webhook::world::{AccountView, RosterView, WantedSecret, World};
+
+/// A world, and what performing a step on it needs.
+pub struct Gathered {
+    /// The world.
+    pub world: World,
+    /// The resource version of the keyring in it.
+    pub keyring_version: Option<String>,
+    /// The connection to the account, where there is one.
+    pub connection: Option<Arc<Connection>>,
+}
+
+/// Why a pass could not be finished.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// The API server could not be asked, or refused.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The keyring was changed by hand.
+    #[error(transparent)]
+    Keyring(#[from] ReadError),
+    /// No random bytes could be had.
+    #[error("no random bytes: {0}")]
+    Entropy(getrandom::Error),
+    /// The secret has no bytes.
+    #[error(transparent)]
+    EmptySecret(#[from] crate::resources::keyring::EmptySecret),
+    /// A step needs a connection and there is none: the plan is wrong.
+    #[error("a step needs the account and it is not connected")]
+    NoConnection,
+}
+
+/// Gathers the world of one webhook. `keyring`: as it was last written in this pass.
+///
+/// # Errors
+/// [`PassError`].
+pub async fn gather(
+    context: &Context,
+    webhook: &ChektWebhook,
+    memory: &mut Remembered,
+    keyring: Option<&StoredKeyring>,
+) -> Result<Gathered, PassError> {
+    let namespace = webhook.namespace().unwrap_or_default();
+    let uid = webhook.uid().unwrap_or_default();
+    let stored = match keyring {
+        Some(known) => Some(known.clone()),
+        None => secrets::keyring(&context.keyrings(), &uid).await?,
+    };
+    let secret = wanted_secret(context, webhook, &namespace).await?;
+    let key = account_of(webhook);
+    let slot = context
+        .account_exists(&key)
+        .then(|| context.slot(&key))
+        .flatten();
+    let not_ready = |message: &str| {
+        let message = format!("ChektAccount {} is not ready: {message}", key.name);
+        AccountView::NotReady(Reason::AccountNotReady, message)
+    };
+    let (account, connection) = match slot {
+        _ if !context.account_exists(&key) => {
+            let message = format!(
+                "ChektAccount {} does not exist in namespace {}: create it, or name another one in spec.accountRef",
+                key.name, key.namespace
+            );
+            (
+                AccountView::NotReady(Reason::AccountNotFound, message),
+                None,
+            )
+        }
+        None => (not_ready("it has not been looked at yet"), None),
+        Some(Slot::Broken(problem)) => (not_ready(&problem.message), None),
+        Some(Slot::Connected(connection)) => {
+            let view = connection
+                .problem()
+                .map_or(AccountView::Ready, |p| not_ready(&p.message));
+            (view, Some(connection))
+        }
+    };
+    let status = webhook.status.clone().unwrap_or_default();
+    let recorded_id = memory
+        .webhook_id
+        .clone()
+        .or_else(|| status.webhook_id.clone());
+    let url = context.wanted_url(webhook);
+    let now = Instant::now();
+    let roster = connection.as_ref().map_or_else(RosterView::default, |c| {
+        view(c, recorded_id.as_deref(), &url, now)
+    });
+    let world = World {
+        webhook: WebhookIdentity {
+            namespace,
+            name: webhook.name_any(),
+            uid,
+        },
+        generation: webhook.meta().generation.unwrap_or_default(),
+        spec: webhook.spec.clone(),
+        deleting: webhook.meta().deletion_timestamp.is_some(),
+        finalizer: webhook.finalizers().iter().any(|f| f == FINALIZER),
+        reconcile_requested: webhook.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
+        status,
+        now: conditions::whole_seconds(Timestamp::now()),
+        received_here: identity::same(&url, &context.derived_url(webhook)),
+        derived: webhook.spec.url.is_none(),
+        claimed_by: claimed_by(context, webhook, &url),
+        url,
+        account,
+        secret,
+        keyring: stored.as_ref().map(|s| s.keyring.clone()),
+        recorded_id,
+        roster,
+        memory: memory.view(context.started, now),
+    };
+    Ok(Gathered {
+        world,
+        keyring_version: stored.and_then(|s| s.resource_version),
+        connection,
+    })
+}
+
+async fn wanted_secret(
+    context: &Context,
+    webhook: &ChektWebhook,
+    namespace: &str,
+) -> Result<WantedSecret, ClusterError> {
+    let Some(reference) = &webhook.spec.secret_ref else {
+        return Ok(WantedSecret::Generated);
+    };
+    let found = secrets::value(&context.secrets(namespace), &reference.name, &reference.key).await;
+    Ok(match found {
+        Ok(bytes) => match SigningSecret::new(bytes) {
+            Ok(secret) if std::str::from_utf8(secret.expose()).is_ok() => {
+                WantedSecret::Given(secret)
+            }
+            Ok(_) => WantedSecret::Unusable(
+                Reason::SecretNotUsable,
+                format!(
+                    "key {} of Secret {} is not text, and CHeKT takes the secret as text: write letters and digits, such as 64 hexadecimal ones",
+                    reference.key, reference.name
+                ),
+            ),
+            Err(empty) => WantedSecret::Unusable(Reason::SecretNotUsable, empty.to_string()),
+        },
+        Err(ValueError::Cluster(error)) => return Err(error),
+        Err(why @ (ValueError::NoSecret { .. } | ValueError::NoKey { .. })) => {
+            WantedSecret::Unusable(Reason::SecretNotFound, why.to_string())
+        }
+        Err(why @ ValueError::Empty { .. }) => {
+            WantedSecret::Unusable(Reason::SecretNotUsable, why.to_string())
+        }
+    })
+}
+
+fn view(connection: &Connection, recorded: Option<&str>, url: &str, now: Instant) -> RosterView {
+    let roster = connection.roster();
+    let began = roster.complete_since();
+    let absent_since = recorded.and_then(|id| roster.absent_since(id));
+    RosterView {
+        age: began.map(|b| now.saturating_duration_since(b)),
+        recorded: recorded.and_then(|id| roster.get(id)).cloned(),
+        absent_for: match (began, absent_since) {
+            (Some(began), Some(since)) => began.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        },
+        by_url: {
+            let mut same: Vec<_> = roster
+                .iter()
+                .filter(|w| identity::same(&w.url, url))
+                .cloned()
+                .collect();
+            same.sort_by(|a, b| (&a.created_at, &a.id).cmp(&(&b.created_at, &b.id)));
+            same
+        },
+    }
+}
+
+/// The older webhook of the same account that has the same url. Two derived urls are never the same.
+fn claimed_by(context: &Context, webhook: &ChektWebhook, url: &str) -> Option<String> {
+    let given = webhook.spec.url.is_some();
+    let age = |w: &ChektWebhook| (w.creation_timestamp().map(|t| t.0), w.uid());
+    let mine = age(webhook);
+    let others = context.webhooks_of(&account_of(webhook));
+    let older = others.iter().find(|other| {
+        (given || other.spec.url.is_some())
+            && other.uid() != webhook.uid()
+            && age(other) < mine
+            && identity::same(&context.wanted_url(other), url)
+    })?;
+    Some(format!(
+        "{}/{}",
+        older.namespace().unwrap_or_default(),
+        older.name_any()
+    ))
+}

@@ -1,0 +1,103 @@
+//! What the process remembers of a webhook between two passes, with the moments at which it happened.
+//!
+//! The plan sees durations ([`crate::webhook::world::Memory`]); this is where they come from.
+
+use std::time::{Duration, Instant};
+
+use crate::webhook::world::{Attempt, Memory, Refusal, Test, Trouble};
+
+/// The first pause after a failure; it doubles up to [`LONGEST`].
+const FIRST: Duration = Duration::from_secs(1);
+/// The longest pause after a failure.
+const LONGEST: Duration = Duration::from_secs(5 * 60);
+
+/// What the process remembers of a webhook.
+#[derive(Clone, Debug, Default)]
+pub struct Remembered {
+    /// The id of the remote webhook, from the moment CHeKT says it: the status that a store shows is older.
+    pub webhook_id: Option<String>,
+    /// See [`Memory::attempt`].
+    pub attempt: Attempt,
+    /// When a write was sent whose outcome is not known.
+    pub unclear_at: Option<Instant>,
+    /// See [`Memory::asserted`].
+    pub asserted: Option<String>,
+    /// CHeKT's last definite no, and when.
+    pub refusal: Option<(Refusal, Instant)>,
+    /// What failed, until when to wait, and how many times it failed in a row.
+    pub trouble: Option<(String, Instant)>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// See [`Memory::patches`].
+    pub patches: u32,
+    /// See [`Memory::test`].
+    pub test: Test,
+    /// See [`Memory::deleted`].
+    pub deleted: bool,
+    /// See [`Memory::listed_for`].
+    pub listed_for: Option<String>,
+}
+
+impl Remembered {
+    /// What the plan may see of it.
+    #[must_use]
+    pub fn view(&self, started: Instant, now: Instant) -> Memory {
+        let ago = |at: Instant| now.saturating_duration_since(at);
+        Memory {
+            running_for: ago(started),
+            attempt: self.attempt,
+            unclear: self.unclear_at.map(ago),
+            asserted: self.asserted.clone(),
+            refusal: self.refusal.as_ref().map(|(refusal, at)| Refusal {
+                ago: ago(*at),
+                ..refusal.clone()
+            }),
+            trouble: self.trouble.as_ref().map(|(message, until)| Trouble {
+                message: message.clone(),
+                wait: until.saturating_duration_since(now),
+            }),
+            patches: self.patches,
+            test: self.test.clone(),
+            deleted: self.deleted,
+            listed_for: self.listed_for.clone(),
+        }
+    }
+
+    /// Takes in a failure that may pass by itself. `at_least`: how long CHeKT asks us to wait.
+    pub fn failed(&mut self, message: String, at_least: Option<Duration>, now: Instant) {
+        let pause = FIRST
+            .saturating_mul(1 << self.failures.min(16))
+            .min(LONGEST);
+        self.failures = self.failures.saturating_add(1);
+        self.trouble = Some((message, now + at_least.unwrap_or_default().max(pause)));
+    }
+
+    /// Takes in that a remote write was answered with success.
+    pub fn answered(&mut self) {
+        self.attempt = Attempt::Used;
+        self.unclear_at = None;
+        self.refusal = None;
+        self.trouble = None;
+        self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_after_a_failure_doubles_up_to_five_minutes_and_obeys_chekt() {
+        let now = Instant::now();
+        let mut memory = Remembered::default();
+        let mut waits = Vec::new();
+        for _ in 0..11 {
+            memory.failed("x".to_owned(), None, now);
+            waits.push(memory.view(now, now).trouble.unwrap().wait.as_secs());
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        memory.answered();
+        memory.failed("x".to_owned(), Some(Duration::from_secs(30)), now);
+        assert_eq!(memory.view(now, now).trouble.unwrap().wait.as_secs(), 30);
+    }
+}

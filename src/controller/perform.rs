@@ -1,0 +1,425 @@
+//! Perform: one step becomes one call at one edge, and memory takes in what became of it.
+//!
+//! This is the only place from which CHeKT is written to.
+
+use std::time::Instant;
+
+use kube::Api;
+use kube::runtime::events::EventType;
+
+use super::connection::Connection;
+use super::context::Context;
+use super::gather::{Gathered, PassError};
+use super::memory::Remembered;
+use super::metrics::StepLabels;
+use super::transitions;
+use crate::cluster::secrets::{self, StoredKeyring};
+use crate::cluster::{ClusterError, write};
+use crate::partner::fault::{Kind, PartnerError};
+use crate::partner::http::Fields;
+use crate::resources::ChektWebhook;
+use crate::webhook::rotation::{self, Entropy};
+use crate::webhook::step::{Change, Draft, KeyringChange, Step};
+use crate::webhook::world::{Attempt, Refusal, Test, World};
+
+/// What a step changed of what the pass holds in its hands.
+pub enum Performed {
+    /// The object, as the API server answered.
+    Object(Box<ChektWebhook>),
+    /// The keyring, as it was written.
+    Keyring(Box<StoredKeyring>),
+    /// The keyring, which is gone.
+    NoKeyring,
+    /// The object is gone, or will be without us.
+    Gone,
+    /// Something at CHeKT, or nothing.
+    Remote,
+}
+
+/// Performs one step.
+///
+/// # Errors
+/// What Kubernetes made of it. What CHeKT made of it is no error of the pass: memory takes it in, and the next
+/// plan decides with it.
+pub async fn perform(
+    context: &Context,
+    webhook: &ChektWebhook,
+    gathered: &Gathered,
+    step: &Step,
+    memory: &mut Remembered,
+) -> Result<Performed, PassError> {
+    let world = &gathered.world;
+    let api: Api<ChektWebhook> = Api::namespaced(context.client.clone(), &world.webhook.namespace);
+    let connection = || {
+        gathered
+            .connection
+            .as_deref()
+            .ok_or(PassError::NoConnection)
+    };
+    tracing::debug!(namespace = %world.webhook.namespace, name = %world.webhook.name, step = name(step), "step");
+    match step {
+        Step::Rest(_) => Ok(Performed::Remote),
+        Step::AddFinalizer => {
+            let object = write::finalizer(&api, webhook, true).await?;
+            Ok(Performed::Object(Box::new(object)))
+        }
+        Step::ReleaseFinalizer(why) => {
+            tracing::info!(namespace = %world.webhook.namespace, name = %world.webhook.name, why, "webhook released");
+            match write::finalizer(&api, webhook, false).await {
+                Ok(_) | Err(ClusterError::NotFound(_)) => Ok(Performed::Gone),
+                Err(error) => Err(error.into()),
+            }
+        }
+        Step::Keyring(change) => keyring(context, gathered, *change, memory).await,
+        Step::RemoveKeyring => {
+            secrets::remove(&context.keyrings(), &world.webhook.uid).await?;
+            Ok(Performed::NoKeyring)
+        }
+        Step::List(why) => {
+            let connection = connection()?;
+            tracing::debug!(why, "list");
+            match connection.list(Instant::now()).await {
+                Ok(()) => {
+                    memory.listed_for.clone_from(&world.reconcile_requested);
+                    if memory
+                        .unclear_at
+                        .is_some_and(|at| at.elapsed() > crate::webhook::plan::SETTLE)
+                    {
+                        memory.unclear_at = None;
+                    }
+                }
+                Err(error) => {
+                    memory.failed(error.detail.clone(), error.retry_after, Instant::now());
+                }
+            }
+            Ok(Performed::Remote)
+        }
+        Step::Create(draft) => {
+            let outcome = create(context, webhook, connection()?, world, draft, memory).await;
+            Ok(settle(
+                context,
+                webhook,
+                connection()?,
+                step,
+                outcome,
+                memory,
+                world,
+            )
+            .await)
+        }
+        Step::Patch(id, change) => {
+            let outcome = patch(context, webhook, connection()?, world, (id, change), memory).await;
+            Ok(settle(
+                context,
+                webhook,
+                connection()?,
+                step,
+                outcome,
+                memory,
+                world,
+            )
+            .await)
+        }
+        Step::Delete(id, why) => {
+            let outcome = delete(context, webhook, connection()?, world, (id, why), memory).await;
+            Ok(settle(
+                context,
+                webhook,
+                connection()?,
+                step,
+                outcome,
+                memory,
+                world,
+            )
+            .await)
+        }
+        Step::Test(id) => {
+            let outcome = connection()?.client.test(id, &key(world, "test")).await;
+            memory.test = match &outcome {
+                Ok(()) => {
+                    memory.answered();
+                    Test::Sent
+                }
+                // At most once: whatever may have been sent is not asked for again.
+                Err(error) if error.unclear => Test::Sent,
+                Err(error) => match error.kind {
+                    Kind::Network | Kind::Throttled | Kind::Credentials => Test::Recorded,
+                    _ => Test::Refused(error.detail.clone()),
+                },
+            };
+            if let Err(error) = outcome {
+                // A refused test does not make the webhook itself refused.
+                memory.attempt = Attempt::Used;
+                if memory.test == Test::Recorded {
+                    memory.failed(error.detail.clone(), error.retry_after, Instant::now());
+                }
+                if error.kind == Kind::Credentials {
+                    connection()?.failed(&error);
+                }
+                tracing::warn!(error = %error.detail, "CHeKT was asked for a test delivery");
+            }
+            Ok(Performed::Remote)
+        }
+    }
+}
+
+async fn keyring(
+    context: &Context,
+    gathered: &Gathered,
+    change: KeyringChange,
+    memory: &mut Remembered,
+) -> Result<Performed, PassError> {
+    let mut entropy = Entropy {
+        secret: [0; 32],
+        id: [0; 6],
+    };
+    getrandom::fill(&mut entropy.secret).map_err(PassError::Entropy)?;
+    getrandom::fill(&mut entropy.id).map_err(PassError::Entropy)?;
+    let world = &gathered.world;
+    let keyring = rotation::apply(change, world, &entropy)?;
+    let namespace = &context.settings.operator_namespace;
+    let version = gathered.keyring_version.as_deref();
+    let stored = secrets::store(&context.keyrings(), namespace, &keyring, version).await?;
+    memory.attempt = Attempt::Open;
+    let noted = stored.keyring.test != world.keyring.as_ref().and_then(|k| k.test.clone());
+    if noted {
+        memory.test = Test::Recorded;
+    }
+    if change == KeyringChange::Next {
+        // What was refused is about to be replaced.
+        memory.refusal = None;
+    }
+    Ok(Performed::Keyring(Box::new(stored)))
+}
+
+async fn create(
+    context: &Context,
+    webhook: &ChektWebhook,
+    connection: &Connection,
+    world: &World,
+    draft: &Draft,
+    memory: &mut Remembered,
+) -> Result<(), PartnerError> {
+    let Draft {
+        url,
+        events,
+        key_id,
+        secret,
+    } = draft;
+    let fields = Fields {
+        url: Some(url.clone()),
+        events: Some(events.clone()),
+        secret: Some(secret.clone()),
+    };
+    let sent = Instant::now();
+    let created = connection
+        .client
+        .create(&fields, &key(world, "create"))
+        .await?;
+    memory.answered();
+    memory.asserted = Some(key_id.clone());
+    memory.deleted = false;
+    let note = if let Some(remote) = created {
+        let note = format!("Created {} at CHeKT", remote.id);
+        memory.webhook_id = Some(remote.id.clone());
+        connection.roster().wrote(remote, Instant::now());
+        note
+    } else {
+        // It exists, and only a list that is young enough can say under which id.
+        memory.unclear_at = Some(sent);
+        "Created at CHeKT, which did not say its id".to_owned()
+    };
+    transitions::publish(
+        context,
+        webhook,
+        EventType::Normal,
+        "Created",
+        "Create",
+        note,
+    )
+    .await;
+    Ok(())
+}
+
+async fn patch(
+    context: &Context,
+    webhook: &ChektWebhook,
+    connection: &Connection,
+    world: &World,
+    (id, change): (&str, &Change),
+    memory: &mut Remembered,
+) -> Result<(), PartnerError> {
+    let Change {
+        url,
+        events,
+        key: new_key,
+    } = change;
+    let secret = new_key.as_ref().map(|(_, secret)| secret.clone());
+    let fields = Fields {
+        url: url.clone(),
+        events: events.clone(),
+        secret,
+    };
+    let sent = Instant::now();
+    let patched = connection
+        .client
+        .update(id, &fields, &key(world, "patch"))
+        .await?;
+    memory.answered();
+    memory.patches += 1;
+    let adopted = world.recorded_id.as_deref() != Some(id);
+    memory.webhook_id = Some(id.to_owned());
+    if let Some((key_id, _)) = new_key {
+        memory.asserted = Some(key_id.clone());
+    }
+    match patched {
+        Some(remote) => connection.roster().wrote(remote, Instant::now()),
+        None => memory.unclear_at = Some(sent),
+    }
+    let (reason, note) = if adopted {
+        (
+            "Adopted",
+            format!(
+                "Took over {id}, which has this url; set {}",
+                change.fields()
+            ),
+        )
+    } else {
+        (
+            "Updated",
+            format!("Set {} of {id} at CHeKT", change.fields()),
+        )
+    };
+    transitions::publish(context, webhook, EventType::Normal, reason, "Update", note).await;
+    Ok(())
+}
+
+async fn delete(
+    context: &Context,
+    webhook: &ChektWebhook,
+    connection: &Connection,
+    world: &World,
+    (id, why): (&str, &str),
+    memory: &mut Remembered,
+) -> Result<(), PartnerError> {
+    connection.client.delete(id, &key(world, "delete")).await?;
+    memory.answered();
+    memory.deleted = world.deleting;
+    connection.roster().removed(id, Instant::now());
+    let note = format!("Deleted {id} at CHeKT: {why}");
+    transitions::publish(
+        context,
+        webhook,
+        EventType::Normal,
+        "Deleted",
+        "Delete",
+        note,
+    )
+    .await;
+    Ok(())
+}
+
+/// Takes in what became of a write.
+async fn settle(
+    context: &Context,
+    webhook: &ChektWebhook,
+    connection: &Connection,
+    step: &Step,
+    outcome: Result<(), PartnerError>,
+    memory: &mut Remembered,
+    world: &World,
+) -> Performed {
+    let labels = StepLabels {
+        step: name(step),
+        outcome: if outcome.is_ok() { "ok" } else { "error" },
+    };
+    context.metrics.steps.get_or_create(&labels).inc();
+    let Err(error) = outcome else {
+        return Performed::Remote;
+    };
+    let now = Instant::now();
+    let WebhookName {
+        namespace,
+        name: webhook_name,
+    } = WebhookName::of(world);
+    tracing::warn!(namespace, name = webhook_name, step = name(step), unclear = error.unclear, error = %error.detail, "CHeKT did not do it");
+    if error.unclear {
+        memory.unclear_at = Some(now);
+    } else {
+        memory.attempt = Attempt::Used;
+    }
+    match error.kind {
+        Kind::Credentials | Kind::NoWebhooksApi => connection.failed(&error),
+        Kind::Rejected | Kind::Forbidden => {
+            let key_id = match step {
+                Step::Create(draft) => Some(draft.key_id.clone()),
+                Step::Patch(_, change) => change.key.as_ref().map(|(id, _)| id.clone()),
+                _ => None,
+            };
+            let refusal = Refusal {
+                generation: world.generation,
+                key_id,
+                message: error.detail.clone(),
+                ago: std::time::Duration::ZERO,
+            };
+            memory.refusal = Some((refusal, now));
+            let note = error.detail.clone();
+            transitions::publish(
+                context,
+                webhook,
+                EventType::Warning,
+                "Rejected",
+                "Update",
+                note,
+            )
+            .await;
+        }
+        Kind::Missing => {
+            if let Step::Patch(id, _) | Step::Delete(id, _) = step {
+                connection.roster().vanished(id, now);
+            }
+        }
+        // Somebody else is at work on it: look again once that can show.
+        Kind::Conflict => memory.unclear_at = Some(now),
+        Kind::Throttled | Kind::Server | Kind::Network | Kind::Unreadable => {}
+    }
+    memory.failed(error.detail, error.retry_after, now);
+    Performed::Remote
+}
+
+struct WebhookName<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl<'a> WebhookName<'a> {
+    fn of(world: &'a World) -> Self {
+        WebhookName {
+            namespace: &world.webhook.namespace,
+            name: &world.webhook.name,
+        }
+    }
+}
+
+/// The idempotency key of a write: uid, number and verb. Two writes share one only if the first had no answer.
+fn key(world: &World, verb: &str) -> String {
+    let attempt = world.keyring.as_ref().map_or(0, |k| k.attempt);
+    format!("{}-{attempt}-{verb}", world.webhook.uid)
+}
+
+/// The name of a step, for logs and metrics.
+#[must_use]
+pub fn name(step: &Step) -> &'static str {
+    match step {
+        Step::AddFinalizer => "add_finalizer",
+        Step::Keyring(_) => "keyring",
+        Step::List(_) => "list",
+        Step::Create(_) => "create",
+        Step::Patch(..) => "patch",
+        Step::Delete(..) => "delete",
+        Step::Test(_) => "test",
+        Step::RemoveKeyring => "remove_keyring",
+        Step::ReleaseFinalizer(_) => "release_finalizer",
+        Step::Rest(_) => "rest",
+    }
+}

@@ -1,0 +1,74 @@
+//! Transitions as Events on the object, for people who read `kubectl describe`.
+//!
+//! They are a courtesy: one that cannot be published is logged and never holds up the work.
+
+use kube::Resource;
+use kube::runtime::events::{Event, EventType};
+
+use super::context::Context;
+use crate::resources::ChektWebhook;
+use crate::resources::conditions::{self, READY};
+use crate::resources::webhook::ChektWebhookStatus;
+
+/// Publishes one Event about a webhook.
+pub async fn publish(
+    context: &Context,
+    webhook: &ChektWebhook,
+    kind: EventType,
+    reason: &str,
+    action: &str,
+    note: String,
+) {
+    let event = Event {
+        type_: kind,
+        reason: reason.to_owned(),
+        note: Some(cut(note)),
+        action: action.to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = context
+        .recorder
+        .publish(&event, &webhook.object_ref(&()))
+        .await
+    {
+        tracing::warn!(reason, %error, "an Event about a transition could not be published");
+    }
+}
+
+/// Publishes what changed in Ready, if something did.
+pub async fn ready(context: &Context, webhook: &ChektWebhook, new: &ChektWebhookStatus) {
+    let old = webhook
+        .status
+        .as_ref()
+        .and_then(|s| conditions::find(&s.conditions, READY));
+    let Some(now) = conditions::find(&new.conditions, READY) else {
+        return;
+    };
+    if old.is_some_and(|old| old.status == now.status && old.reason == now.reason) {
+        return;
+    }
+    let (kind, reason) = match now.status.as_str() {
+        "True" => (EventType::Normal, "Ready"),
+        _ if conditions::find(&new.conditions, conditions::RECONCILING).is_some() => return,
+        _ => (EventType::Warning, now.reason.as_str()),
+    };
+    publish(
+        context,
+        webhook,
+        kind,
+        reason,
+        "Reconcile",
+        now.message.clone(),
+    )
+    .await;
+}
+
+/// At most 1,024 bytes, which is all that an Event takes, on a character boundary.
+fn cut(mut note: String) -> String {
+    let mut end = note.len().min(1_024);
+    while !note.is_char_boundary(end) {
+        end -= 1;
+    }
+    note.truncate(end);
+    note
+}

@@ -1,0 +1,323 @@
+//! Triggers: what makes a pass happen.
+//!
+//! | what changes | who looks again |
+//! | --- | --- |
+//! | a webhook | itself |
+//! | an account | itself; its webhooks, once its health differs |
+//! | a Secret, as metadata only | the webhooks and accounts that name it |
+//! | a keyring, as metadata only | its webhook |
+//! | the roster | the webhooks whose id or url is concerned |
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Secret;
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::Config;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{Controller, watcher};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::args::Settings;
+use super::connection::Wake;
+use super::context::Context;
+use super::metrics::Metrics;
+use super::{account, namespaced, webhook};
+use crate::ops::health::Gate;
+use crate::resources::keyring::{LABEL, WEBHOOK_NAME, WEBHOOK_NAMESPACE};
+use crate::resources::{ChektAccount, ChektWebhook};
+use crate::webhook::identity::canonical;
+
+/// How many objects of one kind and namespace are worked on at once.
+const AT_ONCE: u16 = 16;
+
+/// The two controllers of one watched namespace, before they run.
+struct Watched {
+    namespace: Option<String>,
+    webhooks: Controller<ChektWebhook>,
+    accounts: Controller<ChektAccount>,
+}
+
+/// Runs all controllers until `end` is cancelled.
+///
+/// # Errors
+/// When a task of ours ends by itself, which none should.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    metrics: Metrics,
+    stores: Gate,
+    end: CancellationToken,
+) -> anyhow::Result<()> {
+    let namespaces: Vec<Option<String>> = match settings.watch_namespaces.as_slice() {
+        [] => vec![None],
+        some => some.iter().cloned().map(Some).collect(),
+    };
+    let watched: Vec<Watched> = namespaces
+        .into_iter()
+        .map(|namespace| {
+            let config = || Config::default().concurrency(AT_ONCE);
+            let api = namespaced(&client, namespace.as_deref());
+            let webhooks = Controller::new(api, watcher::Config::default()).with_config(config());
+            let api = namespaced(&client, namespace.as_deref());
+            let accounts = Controller::new(api, watcher::Config::default()).with_config(config());
+            Watched {
+                namespace,
+                webhooks,
+                accounts,
+            }
+        })
+        .collect();
+    let webhook_stores: Vec<_> = watched.iter().map(|w| w.webhooks.store()).collect();
+    let account_stores: Vec<_> = watched.iter().map(|w| w.accounts.store()).collect();
+    let reporter = Reporter {
+        controller: "chekt.com/controller".to_owned(),
+        instance: std::env::var("HOSTNAME").ok(),
+    };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let (wake, woken) = mpsc::unbounded_channel();
+    let both = (webhook_stores.clone(), account_stores.clone());
+    let context = Arc::new(Context::new(
+        client.clone(),
+        settings,
+        metrics,
+        recorder,
+        both,
+        wake,
+    ));
+
+    let tasks = TaskTracker::new();
+    let mut bells = Vec::new();
+    for Watched {
+        namespace,
+        webhooks,
+        accounts,
+    } in watched
+    {
+        let (ring_webhooks, webhook_bell) = mpsc::unbounded_channel();
+        let (ring_accounts, account_bell) = mpsc::unbounded_channel();
+        bells.push(Bell {
+            namespace: namespace.clone(),
+            webhooks: ring_webhooks,
+            accounts: ring_accounts,
+        });
+        run_webhooks(
+            &tasks,
+            &context,
+            webhooks,
+            namespace.as_deref(),
+            webhook_bell,
+            &end,
+        );
+        run_accounts(
+            &tasks,
+            &context,
+            accounts,
+            namespace.as_deref(),
+            account_bell,
+            &end,
+        );
+    }
+    tasks.spawn(ring(Arc::clone(&context), woken, bells, end.clone()));
+    tasks.close();
+    for store in &webhook_stores {
+        tokio::select! { ready = store.wait_until_ready() => ready?, () = end.cancelled() => {} }
+    }
+    for store in &account_stores {
+        tokio::select! { ready = store.wait_until_ready() => ready?, () = end.cancelled() => {} }
+    }
+    stores.open();
+    tasks.wait().await;
+    Ok(())
+}
+
+fn run_webhooks(
+    tasks: &TaskTracker,
+    context: &Arc<Context>,
+    controller: Controller<ChektWebhook>,
+    namespace: Option<&str>,
+    bell: UnboundedReceiver<ObjectRef<ChektWebhook>>,
+    end: &CancellationToken,
+) {
+    let store = controller.store();
+    let secrets: Api<PartialObjectMeta<Secret>> = namespaced(&context.client, namespace);
+    let keyrings: Api<PartialObjectMeta<Secret>> =
+        Api::namespaced(context.client.clone(), &context.settings.operator_namespace);
+    let stream = controller
+        .watches(secrets, watcher::Config::default(), move |secret| {
+            webhooks_naming(&store, &secret)
+        })
+        .watches(
+            keyrings,
+            watcher::Config::default().labels(LABEL),
+            |secret| webhook_of(&secret),
+        )
+        .reconcile_on(bell_stream(bell))
+        .graceful_shutdown_on(end.clone().cancelled_owned())
+        .run(
+            webhook::reconcile,
+            |_, error, _| match *error {},
+            Arc::clone(context),
+        );
+    tasks.spawn(drive(stream, "webhooks"));
+}
+
+fn run_accounts(
+    tasks: &TaskTracker,
+    context: &Arc<Context>,
+    controller: Controller<ChektAccount>,
+    namespace: Option<&str>,
+    bell: UnboundedReceiver<ObjectRef<ChektAccount>>,
+    end: &CancellationToken,
+) {
+    let store = controller.store();
+    let secrets: Api<PartialObjectMeta<Secret>> = namespaced(&context.client, namespace);
+    let stream = controller
+        .watches(secrets, watcher::Config::default(), move |secret| {
+            accounts_naming(&store, &secret)
+        })
+        .reconcile_on(bell_stream(bell))
+        .graceful_shutdown_on(end.clone().cancelled_owned())
+        .run(
+            account::reconcile,
+            |_, error, _| match *error {},
+            Arc::clone(context),
+        );
+    tasks.spawn(drive(stream, "accounts"));
+}
+
+fn bell_stream<K: kube::Resource<DynamicType = ()> + 'static>(
+    bell: UnboundedReceiver<ObjectRef<K>>,
+) -> impl futures::Stream<Item = ObjectRef<K>> + Send {
+    futures::stream::unfold(bell, |mut bell| async {
+        bell.recv().await.map(|object| (object, bell))
+    })
+}
+
+/// Polls a controller. An object that vanished between its trigger and its pass is normal.
+async fn drive<T, E, Q>(
+    stream: impl futures::Stream<Item = Result<T, kube::runtime::controller::Error<E, Q>>>,
+    what: &'static str,
+) where
+    E: std::error::Error + 'static,
+    Q: std::error::Error + 'static,
+{
+    stream
+        .for_each_concurrent(None, |result| async move {
+            match result {
+                Ok(_) | Err(kube::runtime::controller::Error::ObjectNotFound(_)) => {}
+                Err(error) => tracing::warn!(what, %error, "a watch broke off and is tried again"),
+            }
+        })
+        .await;
+}
+
+/// Where a woken object's controller is reached.
+struct Bell {
+    namespace: Option<String>,
+    webhooks: UnboundedSender<ObjectRef<ChektWebhook>>,
+    accounts: UnboundedSender<ObjectRef<ChektAccount>>,
+}
+
+/// Turns what became known of an account into passes over those concerned.
+async fn ring(
+    context: Arc<Context>,
+    mut woken: UnboundedReceiver<Wake>,
+    bells: Vec<Bell>,
+    end: CancellationToken,
+) {
+    loop {
+        let wake = tokio::select! {
+            wake = woken.recv() => wake,
+            () = end.cancelled() => return,
+        };
+        let (account, concerned) = match wake {
+            None => return,
+            Some(Wake::Everyone(account)) => (account, None),
+            Some(Wake::Concerned(account, changes)) => (account, Some(changes)),
+        };
+        let Some(bell) = bells
+            .iter()
+            .find(|b| b.namespace.as_ref().is_none_or(|n| *n == account.namespace))
+        else {
+            continue;
+        };
+        if concerned.is_none() {
+            let object = ObjectRef::new(&account.name).within(&account.namespace);
+            if bell.accounts.send(object).is_err() {
+                return;
+            }
+        }
+        let ids: Option<HashSet<&String>> = concerned.as_ref().map(|c| c.ids.iter().collect());
+        let urls: HashSet<String> = concerned
+            .iter()
+            .flat_map(|c| &c.urls)
+            .map(|u| canonical(u))
+            .collect();
+        for webhook in context.webhooks_of(&account) {
+            let id = webhook.status.as_ref().and_then(|s| s.webhook_id.as_ref());
+            let is = ids.as_ref().is_none_or(|ids| {
+                id.is_some_and(|id| ids.contains(id))
+                    || urls.contains(&canonical(&context.wanted_url(&webhook)))
+            });
+            if is && bell.webhooks.send(ObjectRef::from_obj(&*webhook)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn webhooks_naming(
+    store: &Store<ChektWebhook>,
+    secret: &PartialObjectMeta<Secret>,
+) -> Vec<ObjectRef<ChektWebhook>> {
+    let (namespace, name) = (secret.namespace(), secret.name_any());
+    let names = |w: &ChektWebhook| {
+        w.namespace() == namespace && w.spec.secret_ref.as_ref().is_some_and(|r| r.name == name)
+    };
+    store
+        .state_filter(names)
+        .iter()
+        .map(|w| ObjectRef::from_obj(&**w))
+        .collect()
+}
+
+fn accounts_naming(
+    store: &Store<ChektAccount>,
+    secret: &PartialObjectMeta<Secret>,
+) -> Vec<ObjectRef<ChektAccount>> {
+    let (namespace, name) = (secret.namespace(), secret.name_any());
+    let names = |a: &ChektAccount| {
+        let auth = &a.spec.auth;
+        a.namespace() == namespace
+            && (auth
+                .access_token
+                .as_ref()
+                .is_some_and(|t| t.secret_ref.name == name)
+                || auth
+                    .client_credentials
+                    .as_ref()
+                    .is_some_and(|c| c.secret_ref.name == name))
+    };
+    store
+        .state_filter(names)
+        .iter()
+        .map(|a| ObjectRef::from_obj(&**a))
+        .collect()
+}
+
+/// The webhook of a keyring. A keyring that somebody deletes or changes must be seen at once: without it no delivery
+/// can be verified. Our own writes wake the webhook too, and such a pass finds nothing to do.
+fn webhook_of(secret: &PartialObjectMeta<Secret>) -> Option<ObjectRef<ChektWebhook>> {
+    let annotations = secret.annotations();
+    let (namespace, name) = (
+        annotations.get(WEBHOOK_NAMESPACE)?,
+        annotations.get(WEBHOOK_NAME)?,
+    );
+    Some(ObjectRef::new(name).within(namespace))
+}

@@ -1,0 +1,144 @@
+//! A pass over one webhook: gather, plan, perform, until there is nothing to do for now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::runtime::controller::Action;
+use kube::{Api, ResourceExt};
+
+use super::context::Context;
+use super::gather::{PassError, gather};
+use super::memory::Remembered;
+use super::perform::{Performed, perform};
+use super::transitions;
+use crate::cluster::secrets::StoredKeyring;
+use crate::cluster::{ClusterError, write};
+use crate::resources::webhook::ChektWebhookStatus;
+use crate::resources::{CONTROLLER_MANAGER, ChektWebhook};
+use crate::webhook::plan::plan;
+use crate::webhook::report::report;
+use crate::webhook::step::{Because, Rest, Step};
+use crate::webhook::world::World;
+
+/// The most steps of one pass; a webhook that needs more gives the others a turn.
+const MOST_STEPS: usize = 24;
+/// The pause after a pass that was not finished because somebody else wrote first.
+const AFTER_CONFLICT: Duration = Duration::from_millis(200);
+/// The pause after a pass that Kubernetes kept from being finished.
+const AFTER_ERROR: Duration = Duration::from_secs(5);
+
+/// One pass.
+///
+/// # Errors
+/// None: what Kubernetes made of it is logged here, and decides when the next pass comes.
+pub async fn reconcile(
+    webhook: Arc<ChektWebhook>,
+    context: Arc<Context>,
+) -> Result<Action, std::convert::Infallible> {
+    context.metrics.passes.inc();
+    let uid = webhook.uid().unwrap_or_default();
+    let memory = context.memory(&uid);
+    let mut memory = memory.lock().await;
+    let (namespace, name) = (webhook.namespace().unwrap_or_default(), webhook.name_any());
+    Ok(
+        match pass(&context, (*webhook).clone(), &mut memory).await {
+            Ok(action) => action,
+            Err(PassError::Cluster(
+                ClusterError::Conflict(why) | ClusterError::AlreadyExists(why),
+            )) => {
+                tracing::debug!(namespace, name, why, "somebody else wrote first");
+                Action::requeue(AFTER_CONFLICT)
+            }
+            Err(PassError::Cluster(ClusterError::NotFound(what))) => {
+                tracing::debug!(namespace, name, what, "gone meanwhile");
+                Action::requeue(AFTER_ERROR)
+            }
+            Err(error) => {
+                context.metrics.errors.inc();
+                tracing::warn!(namespace, name, %error, "the pass could not be finished");
+                Action::requeue(AFTER_ERROR)
+            }
+        },
+    )
+}
+
+async fn pass(
+    context: &Context,
+    mut webhook: ChektWebhook,
+    memory: &mut Remembered,
+) -> Result<Action, PassError> {
+    let mut keyring: Option<StoredKeyring> = None;
+    for _ in 0..MOST_STEPS {
+        let gathered = gather(context, &webhook, memory, keyring.as_ref()).await?;
+        let world = &gathered.world;
+        let step = plan(world);
+        if world
+            .target()
+            .is_some_and(|t| crate::webhook::drift::change(world, t).is_empty())
+        {
+            memory.patches = 0;
+        }
+        if is_worth_a_write(world, &step) {
+            webhook = report_to(context, webhook, world, &step).await?;
+        }
+        if let Step::Rest(Rest { because, again }) = step {
+            if because == Because::Gone {
+                context.forget(&world.webhook.uid);
+            }
+            return Ok(again.map_or_else(Action::await_change, |wait| {
+                Action::requeue(wait.max(Duration::from_millis(50)))
+            }));
+        }
+        match perform(context, &webhook, &gathered, &step, memory).await? {
+            Performed::Object(object) => webhook = *object,
+            Performed::Keyring(stored) => keyring = Some(*stored),
+            Performed::NoKeyring => keyring = None,
+            Performed::Gone => {
+                context.forget(&world.webhook.uid);
+                return Ok(Action::await_change());
+            }
+            Performed::Remote => {}
+        }
+    }
+    Ok(Action::requeue(Duration::from_secs(1)))
+}
+
+/// A status is written when there is nothing more to do for now, and at once when an id must be put on record.
+fn is_worth_a_write(world: &World, step: &Step) -> bool {
+    match step {
+        Step::Rest(rest) => rest.because != Because::Gone,
+        Step::AddFinalizer | Step::RemoveKeyring | Step::ReleaseFinalizer(_) => false,
+        Step::Keyring(_)
+        | Step::List(_)
+        | Step::Create(_)
+        | Step::Patch(..)
+        | Step::Delete(..)
+        | Step::Test(_) => {
+            let new = world
+                .target()
+                .filter(|t| world.recorded_id.as_deref() == Some(&t.id));
+            !world.deleting
+                && new.is_some_and(|t| world.status.webhook_id.as_deref() != Some(&t.id))
+        }
+    }
+}
+
+async fn report_to(
+    context: &Context,
+    webhook: ChektWebhook,
+    world: &World,
+    step: &Step,
+) -> Result<ChektWebhook, ClusterError> {
+    let status = report(world, step);
+    let old = ChektWebhookStatus {
+        deliveries: None,
+        ..webhook.status.clone().unwrap_or_default()
+    };
+    if status == old {
+        return Ok(webhook);
+    }
+    let api: Api<ChektWebhook> = Api::namespaced(context.client.clone(), &world.webhook.namespace);
+    let written = write::status(&api, &webhook, &status, CONTROLLER_MANAGER).await?;
+    transitions::ready(context, &webhook, &status).await;
+    Ok(written)
+}

@@ -1,0 +1,593 @@
+//! The calls: five routes, each with a deadline, a budget and a bearer token, and none of them repeated.
+//!
+//! The one exception is 401: it says that nothing was done, so after it a fresh token is fetched once and the
+//! call is made again. Everything else is for the plan to decide, which knows what a repetition would do.
+
+use std::error::Error as _;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use http::HeaderMap;
+use reqwest::{Client, Method, RequestBuilder, Response};
+use secrecy::ExposeSecret;
+use serde_json::{Map, Value, json};
+use url::{Host, Url};
+use uuid::Uuid;
+
+use super::fault::{Kind, PartnerError};
+use super::token::{Credentials, TokenSource};
+use super::wire::{self, Next};
+use crate::account::budget::Budget;
+use crate::account::roster::Listing;
+use crate::resources::keyring::SigningSecret;
+use crate::resources::remote::RemoteWebhook;
+
+/// How long one call may take, from the first byte sent to the last byte read.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The largest answer that is read, in bytes: some 20,000 webhooks on one page.
+const LARGEST_ANSWER: usize = 8 * 1024 * 1024;
+/// The most pages that one list may have, so that a cursor that runs in a circle ends.
+const MOST_PAGES: usize = 1_000;
+
+/// The fields of a webhook that a write asks for; `None` leaves a field as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Fields {
+    /// Where to deliver.
+    pub url: Option<String>,
+    /// Which events.
+    pub events: Option<Vec<String>>,
+    /// What to sign with; must be UTF-8, since it travels in JSON.
+    pub secret: Option<SigningSecret>,
+}
+
+/// A client for one account.
+#[derive(Debug)]
+pub struct PartnerClient {
+    http: Client,
+    collection: Url,
+    tokens: TokenSource,
+    budget: Mutex<Budget>,
+}
+
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The base is not a URL that can be called.
+    #[error("{0:?} is not a URL that can be called: write https://api.chekt.com")]
+    Base(String),
+    /// Plain http to a host that is not this machine.
+    #[error(
+        "{0} is plain http, which would show the token to everyone on the way: write https, or run the controller with --allow-insecure-partner"
+    )]
+    Insecure(Url),
+    /// The HTTP client cannot be built.
+    #[error("the HTTP client cannot be built: {0}")]
+    Http(#[from] reqwest::Error),
+}
+
+/// Checks a URL of the partner: https, or plain http to this machine, or plain http if that is allowed.
+///
+/// # Errors
+/// [`ClientError::Base`] and [`ClientError::Insecure`].
+pub fn check(url: &str, allow_insecure: bool) -> Result<Url, ClientError> {
+    let url = Url::parse(url).map_err(|_| ClientError::Base(url.to_owned()))?;
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if allow_insecure || is_loopback(&url) => Ok(url),
+        "http" => Err(ClientError::Insecure(url)),
+        _ => Err(ClientError::Base(url.into())),
+    }
+}
+
+/// Whether a URL names this machine: `localhost`, 127.0.0.0/8 or `[::1]`.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
+        Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),
+        None => false,
+    }
+}
+
+/// An HTTP client for `url`: no redirects, which could carry the token to another host, and no proxy for this
+/// machine.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn client(url: &Url) -> Result<Client, reqwest::Error> {
+    let builder = Client::builder()
+        .user_agent(concat!("chekt-operator/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT)
+        .timeout(DEADLINE);
+    if is_loopback(url) {
+        builder.no_proxy()
+    } else {
+        builder
+    }
+    .build()
+}
+
+impl PartnerClient {
+    /// A client for the account at `base`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn new(
+        base: &Url,
+        http: Client,
+        credentials: Credentials,
+        budget: Budget,
+    ) -> Result<Self, ClientError> {
+        let mut collection = base.clone();
+        collection
+            .path_segments_mut()
+            .map_err(|()| ClientError::Base(base.to_string()))?
+            .pop_if_empty()
+            .extend(["partner", "v1", "webhooks"]);
+        let tokens = TokenSource::new(http.clone(), credentials);
+        Ok(PartnerClient {
+            http,
+            collection,
+            tokens,
+            budget: Mutex::new(budget),
+        })
+    }
+
+    /// Lists the webhooks, through all pages.
+    ///
+    /// # Errors
+    /// [`PartnerError`]; an answer that cannot be read is [`Kind::Unreadable`] and never an empty list.
+    pub async fn list(&self) -> Result<Listing, PartnerError> {
+        let mut webhooks: Vec<RemoteWebhook> = Vec::new();
+        let mut target = self.collection.clone();
+        let mut number = 1;
+        let mut asked = false;
+        for _ in 0..MOST_PAGES {
+            let answer = match self.call(Method::GET, &target, true, None, None).await {
+                // A server that knows no pages may refuse the parameter; then the first page was all.
+                Err(error)
+                    if asked
+                        && matches!(
+                            error.kind,
+                            Kind::Rejected | Kind::Missing | Kind::NoWebhooksApi
+                        ) =>
+                {
+                    return Ok(Listing {
+                        webhooks,
+                        complete: true,
+                    });
+                }
+                answer => answer?,
+            };
+            let link = answer.headers.get("link").and_then(|l| l.to_str().ok());
+            let page = wire::page(&answer.body, link, &self.collection, number, webhooks.len())
+                .map_err(|e| {
+                    PartnerError::new(
+                        Kind::Unreadable,
+                        false,
+                        format!("the list cannot be read: {e}"),
+                    )
+                })?;
+            let before = webhooks.len();
+            for webhook in page.webhooks {
+                if !webhooks.iter().any(|w| w.id == webhook.id) {
+                    webhooks.push(webhook);
+                }
+            }
+            let news = webhooks.len() > before;
+            match page.next {
+                Next::Unreachable => {
+                    return Ok(Listing {
+                        webhooks,
+                        complete: false,
+                    });
+                }
+                // A round number of webhooks and no word of pages: the list may have been cut. Ask once.
+                Next::Unsaid if news && (asked || looks_cut(webhooks.len())) => {
+                    asked = true;
+                    number += 1;
+                    target = self.page(number);
+                }
+                Next::Nothing | Next::Unsaid => {
+                    return Ok(Listing {
+                        webhooks,
+                        complete: true,
+                    });
+                }
+                // More is promised and nothing new comes: this goes round in a circle.
+                _ if !news => {
+                    return Ok(Listing {
+                        webhooks,
+                        complete: false,
+                    });
+                }
+                Next::Page(n) => {
+                    number = n;
+                    target = self.page(number);
+                }
+                Next::Cursor(cursor) => {
+                    number += 1;
+                    target = self.collection.clone();
+                    target.query_pairs_mut().append_pair("cursor", &cursor);
+                }
+                Next::Link(url) => {
+                    number += 1;
+                    target = url;
+                }
+            }
+        }
+        Ok(Listing {
+            webhooks,
+            complete: false,
+        })
+    }
+
+    /// Creates a webhook. `None`: CHeKT says that it did, and not what.
+    ///
+    /// # Errors
+    /// [`PartnerError`]; if it is `unclear`, the webhook may exist.
+    pub async fn create(
+        &self,
+        fields: &Fields,
+        key: &str,
+    ) -> Result<Option<RemoteWebhook>, PartnerError> {
+        let answer = self
+            .write(Method::POST, &self.collection, true, Some(fields), key)
+            .await?;
+        Ok(wire::webhook(&answer.body).ok())
+    }
+
+    /// Changes a webhook. `None`: CHeKT says that it did, and not what.
+    ///
+    /// # Errors
+    /// [`PartnerError`]; if it is `unclear`, the change may have been made.
+    pub async fn update(
+        &self,
+        id: &str,
+        fields: &Fields,
+        key: &str,
+    ) -> Result<Option<RemoteWebhook>, PartnerError> {
+        let answer = self
+            .write(
+                Method::PATCH,
+                &self.item(id, None),
+                false,
+                Some(fields),
+                key,
+            )
+            .await?;
+        Ok(wire::webhook(&answer.body).ok().filter(|w| w.id == id))
+    }
+
+    /// Deletes a webhook.
+    ///
+    /// # Errors
+    /// [`PartnerError`]; [`Kind::Missing`] when it was not there.
+    pub async fn delete(&self, id: &str, key: &str) -> Result<(), PartnerError> {
+        self.write(Method::DELETE, &self.item(id, None), false, None, key)
+            .await
+            .map(|_| ())
+    }
+
+    /// Asks for a test delivery.
+    ///
+    /// # Errors
+    /// [`PartnerError`].
+    pub async fn test(&self, id: &str, key: &str) -> Result<(), PartnerError> {
+        self.write(Method::POST, &self.item(id, Some("test")), false, None, key)
+            .await
+            .map(|_| ())
+    }
+
+    /// How much longer the account must be silent because CHeKT asked for it.
+    #[must_use]
+    pub fn silent_for(&self, now: Instant) -> Option<Duration> {
+        self.budget
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .silent_for(now)
+    }
+
+    fn page(&self, number: u64) -> Url {
+        let mut url = self.collection.clone();
+        url.query_pairs_mut()
+            .append_pair("page", &number.to_string());
+        url
+    }
+
+    fn item(&self, id: &str, verb: Option<&str>) -> Url {
+        let mut url = self.collection.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push(id).extend(verb);
+        }
+        url
+    }
+
+    async fn write(
+        &self,
+        method: Method,
+        url: &Url,
+        collection: bool,
+        fields: Option<&Fields>,
+        key: &str,
+    ) -> Result<Answer, PartnerError> {
+        let body = fields.map(Fields::to_json).transpose()?;
+        let secret = fields.and_then(|f| f.secret.as_ref());
+        self.call(method, url, collection, body, Some(key))
+            .await
+            .map_err(
+                |error| match secret.and_then(|s| std::str::from_utf8(s.expose()).ok()) {
+                    Some(secret) => error.without(secret),
+                    None => error,
+                },
+            )
+    }
+
+    /// One call. `collection`: it is to the collection and not to one webhook.
+    async fn call(
+        &self,
+        method: Method,
+        url: &Url,
+        collection: bool,
+        body: Option<Value>,
+        key: Option<&str>,
+    ) -> Result<Answer, PartnerError> {
+        let mut renewed = false;
+        loop {
+            self.turn().await;
+            let token = self.tokens.bearer().await?;
+            let trace = Uuid::new_v4();
+            let mut request = self
+                .http
+                .request(method.clone(), url.clone())
+                .bearer_auth(token.expose_secret())
+                .header("accept", "application/json")
+                .header("x-partner-trace-id", trace.to_string());
+            if let Some(key) = key {
+                request = request.header("idempotency-key", key);
+            }
+            if let Some(body) = &body {
+                request = request.json(body);
+            }
+            let outcome = self.send(request, collection).await;
+            let shown = outcome
+                .as_ref()
+                .map_or_else(|e| e.detail.as_str(), |_| "ok");
+            tracing::debug!(%method, path = url.path(), %trace, outcome = shown, "partner call");
+            match outcome {
+                Err(error) if error.kind == Kind::Credentials && !renewed => {
+                    renewed = true;
+                    if !self.tokens.forget(&token).await {
+                        return Err(error);
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Waits until the budget allows one more call.
+    async fn turn(&self) {
+        loop {
+            let taken = self
+                .budget
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(Instant::now());
+            match taken {
+                Ok(()) => return,
+                Err(until) => tokio::time::sleep_until(until.into()).await,
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        request: RequestBuilder,
+        collection: bool,
+    ) -> Result<Answer, PartnerError> {
+        let mut answer = request.send().await.map_err(|error| {
+            // A connection that was never made has carried nothing.
+            let unclear = !error.is_connect() && !error.is_builder();
+            PartnerError::new(
+                Kind::Network,
+                unclear,
+                format!("CHeKT cannot be reached: {}", cause(&error)),
+            )
+        })?;
+        let status = answer.status();
+        let headers = answer.headers().clone();
+        let retry_after = pause(&headers, status.as_u16(), SystemTime::now());
+        if let Some(wait) = retry_after {
+            self.budget
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pause(wait, Instant::now());
+        }
+        let body = read(&mut answer).await;
+        if !status.is_success() {
+            let text = body.unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            return Err(PartnerError::from_answer(
+                status.as_u16(),
+                collection,
+                &text,
+                retry_after,
+            ));
+        }
+        let body = body.map_err(|why| PartnerError::new(Kind::Network, true, why))?;
+        Ok(Answer { headers, body })
+    }
+}
+
+struct Answer {
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Fields {
+    fn to_json(&self) -> Result<Value, PartnerError> {
+        let mut map = Map::new();
+        if let Some(url) = &self.url {
+            map.insert("url".to_owned(), json!(url));
+        }
+        if let Some(events) = &self.events {
+            map.insert("events".to_owned(), json!(events));
+        }
+        if let Some(secret) = &self.secret {
+            let text = std::str::from_utf8(secret.expose()).map_err(|_| {
+                let detail = "the secret is not UTF-8 and cannot travel in JSON: use letters, digits or base64";
+                PartnerError::new(Kind::Rejected, false, detail)
+            })?;
+            map.insert("secret".to_owned(), json!(text));
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+/// A count at which a server that cuts lists without saying so might have cut.
+fn looks_cut(count: usize) -> bool {
+    count > 0 && (count.is_multiple_of(10) || count.is_multiple_of(25))
+}
+
+/// How long an answer asks for silence: `Retry-After` in seconds or as a date, and the reset time when nothing
+/// remains. Headers that make no sense are ignored.
+fn pause(headers: &HeaderMap, status: u16, now: SystemTime) -> Option<Duration> {
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .map(str::trim)
+    };
+    let number = |name: &str| text(name).and_then(|t| t.parse::<u64>().ok());
+    let since = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let until = |second: u64| Duration::from_secs(second).checked_sub(since);
+    let reset = (number("x-ratelimit-remaining") == Some(0))
+        .then(|| number("x-ratelimit-reset"))
+        .flatten();
+    let reset = reset.and_then(until);
+    if status != 429 && status != 503 {
+        return reset;
+    }
+    let asked = number("retry-after").map(Duration::from_secs).or_else(|| {
+        let date = k8s_openapi::jiff::fmt::rfc2822::parse(text("retry-after")?).ok()?;
+        until(u64::try_from(date.timestamp().as_second()).ok()?)
+    });
+    match (asked, reset) {
+        (Some(a), Some(b)) => Some(a.max(b)),
+        (a, b) => a
+            .or(b)
+            .or((status == 429).then_some(Duration::from_secs(5))),
+    }
+}
+
+async fn read(answer: &mut Response) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    loop {
+        match answer.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > LARGEST_ANSWER => {
+                return Err(format!(
+                    "CHeKT's answer is larger than {LARGEST_ANSWER} bytes"
+                ));
+            }
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => return Ok(body),
+            Err(error) => return Err(format!("CHeKT's answer broke off: {}", cause(&error))),
+        }
+    }
+}
+
+/// The innermost cause of an HTTP error, which says more than its outer words and holds no url.
+#[must_use]
+pub fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let mut inner = error.source();
+    while let Some(next) = inner.and_then(std::error::Error::source) {
+        inner = Some(next);
+    }
+    inner.map_or_else(|| "the request failed".to_owned(), ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_this_machine_or_for_those_who_allow_it() {
+        for good in [
+            "https://api.chekt.com",
+            "http://127.0.0.1:8080",
+            "http://localhost:1",
+            "http://[::1]:1",
+        ] {
+            assert!(check(good, false).is_ok(), "{good}");
+        }
+        assert!(matches!(
+            check("http://api.chekt.com", false),
+            Err(ClientError::Insecure(_))
+        ));
+        assert!(check("http://api.chekt.com", true).is_ok());
+        for bad in ["ftp://x", "api.chekt.com", ""] {
+            assert!(
+                matches!(check(bad, true), Err(ClientError::Base(_))),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_pause_is_what_the_headers_ask_for() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let ask = |status: u16, pairs: &[(&'static str, &'static str)]| {
+            let headers = pairs
+                .iter()
+                .map(|(k, v)| (k.parse().unwrap(), v.parse().unwrap()))
+                .collect();
+            pause(&headers, status, now).map(|d| d.as_secs())
+        };
+        assert_eq!(ask(429, &[("retry-after", "7")]), Some(7));
+        assert_eq!(
+            ask(429, &[("retry-after", "Thu, 01 Jan 1970 00:16:50 +0000")]),
+            Some(10)
+        );
+        assert_eq!(ask(429, &[]), Some(5));
+        assert_eq!(ask(429, &[("retry-after", "soon")]), Some(5));
+        assert_eq!(
+            ask(
+                200,
+                &[
+                    ("x-ratelimit-remaining", "0"),
+                    ("x-ratelimit-reset", "1003")
+                ]
+            ),
+            Some(3)
+        );
+        assert_eq!(
+            ask(
+                200,
+                &[
+                    ("x-ratelimit-remaining", "1"),
+                    ("x-ratelimit-reset", "1003")
+                ]
+            ),
+            None
+        );
+        assert_eq!(
+            ask(
+                200,
+                &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "12")]
+            ),
+            None
+        );
+        assert_eq!(ask(503, &[("retry-after", "2")]), Some(2));
+    }
+}

@@ -1,0 +1,697 @@
+//! The plan's table of cases: a world that differs from a plain one in a few things, and the step that follows.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::plan::{ASK_AGAIN, FRESH, SETTLE, plan};
+use super::report::report;
+use super::rotation::{self, Entropy};
+use super::step::{Because, KeyringChange, Rest, Step};
+use super::world::{
+    AccountView, Attempt, Memory, Refusal, RosterView, Test, Trouble, WantedSecret, World,
+};
+use crate::resources::conditions;
+use crate::resources::keyring::{Key, Keyring, SigningSecret, TestRequest, WebhookIdentity};
+use crate::resources::reasons::Reason;
+use crate::resources::remote::RemoteWebhook;
+use crate::resources::webhook::{
+    ChektWebhookSpec, ChektWebhookStatus, DeletionPolicy, Deliveries, TestPolicy,
+};
+
+const URL: &str = "https://alarms.example/webhooks/security/front";
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn key(id: &str) -> Key {
+    Key {
+        id: id.to_owned(),
+        secret: SigningSecret::new(format!("secret of {id}").into_bytes()).unwrap(),
+    }
+}
+
+fn remote(id: &str) -> RemoteWebhook {
+    RemoteWebhook {
+        id: id.to_owned(),
+        url: URL.to_owned(),
+        events: vec!["alarm.triggered".to_owned(), "alarm.cleared".to_owned()],
+        state: Some("active".to_owned()),
+        created_at: None,
+    }
+}
+
+/// A webhook nobody has done anything for yet, on a ready account that was just listed and is empty.
+fn fresh() -> World {
+    let spec = serde_json::json!({"events": ["alarm.cleared", "alarm.triggered"]});
+    World {
+        webhook: WebhookIdentity {
+            namespace: "security".into(),
+            name: "front".into(),
+            uid: "u-1".into(),
+        },
+        generation: 1,
+        spec: serde_json::from_value::<ChektWebhookSpec>(spec).unwrap(),
+        deleting: false,
+        finalizer: true,
+        reconcile_requested: None,
+        status: ChektWebhookStatus::default(),
+        now: now(),
+        url: URL.to_owned(),
+        derived: true,
+        received_here: true,
+        account: AccountView::Ready,
+        claimed_by: None,
+        secret: WantedSecret::Generated,
+        keyring: None,
+        recorded_id: None,
+        roster: RosterView {
+            age: Some(Duration::from_secs(1)),
+            ..RosterView::default()
+        },
+        memory: Memory {
+            running_for: Duration::from_secs(3600),
+            ..Memory::default()
+        },
+    }
+}
+
+/// A webhook that is made up to the point where only the POST is missing.
+fn about_to_create() -> World {
+    let mut world = fresh();
+    let mut keyring = Keyring::empty(world.webhook.clone());
+    keyring.next = Some(key("generated-1"));
+    keyring.attempt = 1;
+    world.keyring = Some(keyring);
+    world.memory.attempt = Attempt::Open;
+    world
+}
+
+/// A webhook that is all as written, tested and verified.
+fn in_sync() -> World {
+    let mut world = fresh();
+    let mut keyring = Keyring::empty(world.webhook.clone());
+    keyring.current = Some(key("generated-1"));
+    keyring.attempt = 2;
+    keyring.test = Some(TestRequest {
+        key_id: "generated-1".into(),
+        url: URL.into(),
+        at: now(),
+    });
+    world.keyring = Some(keyring);
+    world.recorded_id = Some("w1".into());
+    world.roster.recorded = Some(remote("w1"));
+    world.roster.by_url = vec![remote("w1")];
+    world.memory.attempt = Attempt::Used;
+    world.memory.asserted = Some("generated-1".into());
+    world.memory.test = Test::Sent;
+    world.status.webhook_id = Some("w1".into());
+    world.status.deliveries = Some(Deliveries {
+        last_test_at: Some(Time(now())),
+        last_test_key: Some("generated-1".into()),
+        ..Deliveries::default()
+    });
+    world
+}
+
+fn because(step: Step) -> Because {
+    match step {
+        Step::Rest(Rest { because, .. }) => because,
+        other => panic!("not at rest: {other:?}"),
+    }
+}
+
+fn reason(world: &World) -> Reason {
+    match because(plan(world)) {
+        Because::Lacking(reason, _) | Because::Stalled(reason, _) => reason,
+        other => panic!("nothing is lacking: {other:?}"),
+    }
+}
+
+fn with(mut world: World, change: impl FnOnce(&mut World)) -> World {
+    change(&mut world);
+    world
+}
+
+#[test]
+fn a_webhook_is_made_in_this_order_finalizer_keyring_post_promotion_test() {
+    assert_eq!(
+        plan(&with(fresh(), |w| w.finalizer = false)),
+        Step::AddFinalizer
+    );
+    assert_eq!(plan(&fresh()), Step::Keyring(KeyringChange::Next));
+    assert!(
+        matches!(plan(&about_to_create()), Step::Create(d) if d.key_id == "generated-1" && d.url == URL)
+    );
+    let made = with(about_to_create(), |w| {
+        w.recorded_id = Some("w1".into());
+        w.roster.recorded = Some(remote("w1"));
+        w.roster.by_url = vec![remote("w1")];
+        w.memory.asserted = Some("generated-1".into());
+        w.memory.attempt = Attempt::Used;
+    });
+    assert_eq!(plan(&made), Step::Keyring(KeyringChange::Promote));
+    let keyring = rotation::apply(
+        KeyringChange::Promote,
+        &made,
+        &Entropy {
+            secret: [1; 32],
+            id: [2; 6],
+        },
+    )
+    .unwrap();
+    let promoted = with(made, |w| {
+        w.keyring = Some(keyring);
+        w.memory.attempt = Attempt::Open;
+        w.memory.test = Test::Recorded;
+    });
+    assert_eq!(plan(&promoted), Step::Test("w1".into()));
+    let asked = with(promoted, |w| {
+        w.memory.attempt = Attempt::Used;
+        w.memory.test = Test::Sent;
+    });
+    assert_eq!(because(plan(&asked)), Because::InSync);
+}
+
+#[test]
+fn a_quiet_webhook_has_nothing_to_do_and_nothing_to_wait_for() {
+    assert_eq!(
+        plan(&in_sync()),
+        Step::Rest(Rest {
+            because: Because::InSync,
+            again: None
+        })
+    );
+}
+
+#[test]
+fn an_order_or_a_spelling_is_no_drift() {
+    let world = with(in_sync(), |w| {
+        w.spec.events = vec!["alarm.triggered".into(), "alarm.cleared".into()];
+        w.roster.recorded.as_mut().unwrap().url =
+            "https://ALARMS.example:443/webhooks/security/front".into();
+    });
+    assert_eq!(because(plan(&world)), Because::InSync);
+}
+
+#[test]
+fn drift_of_events_and_of_the_url_is_one_patch_of_just_those() {
+    let world = with(in_sync(), |w| {
+        w.spec.events = vec!["site.armed".into()];
+        w.url = "https://alarms.example/new".into();
+        w.memory.attempt = Attempt::Open;
+    });
+    let Step::Patch(id, change) = plan(&world) else {
+        panic!("no patch")
+    };
+    assert_eq!(
+        (id.as_str(), change.fields().as_str()),
+        ("w1", "url, events")
+    );
+}
+
+#[test]
+fn every_remote_write_waits_for_a_number_that_no_answer_has_come_to() {
+    let drifted = |attempt| {
+        with(in_sync(), |w| {
+            w.spec.events = vec!["site.armed".into()];
+            w.memory.attempt = attempt;
+        })
+    };
+    assert_eq!(
+        plan(&drifted(Attempt::Used)),
+        Step::Keyring(KeyringChange::Number)
+    );
+    assert_eq!(
+        plan(&drifted(Attempt::Unknown)),
+        Step::Keyring(KeyringChange::Number)
+    );
+    assert!(matches!(plan(&drifted(Attempt::Open)), Step::Patch(..)));
+    // After a restart an interrupted create goes on under its own number: CHeKT may know it.
+    let restarted = with(about_to_create(), |w| w.memory.attempt = Attempt::Unknown);
+    assert!(matches!(plan(&restarted), Step::Create(_)));
+}
+
+#[test]
+fn nothing_is_created_on_a_list_that_is_missing_or_old() {
+    assert!(matches!(
+        plan(&with(about_to_create(), |w| w.roster.age = None)),
+        Step::List(_)
+    ));
+    let old = with(about_to_create(), |w| {
+        w.roster.age = Some(FRESH + Duration::from_millis(1))
+    });
+    assert!(matches!(plan(&old), Step::List(_)));
+}
+
+#[test]
+fn a_lost_answer_is_resolved_by_a_list_that_is_young_enough_to_show_it() {
+    let unclear = |ago: u64, age: u64| {
+        with(about_to_create(), |w| {
+            w.memory.unclear = Some(Duration::from_secs(ago));
+            w.roster.age = Some(Duration::from_secs(age));
+        })
+    };
+    assert_eq!(because(plan(&unclear(2, 1))), Because::Settling);
+    assert!(matches!(plan(&unclear(7, 3)), Step::List(_)));
+    assert!(matches!(plan(&unclear(7, 2)), Step::Create(_)));
+    let landed = with(unclear(7, 2), |w| w.roster.by_url = vec![remote("w1")]);
+    // It is there; which secret it has is not known, so that is said again.
+    assert!(
+        matches!(plan(&landed), Step::Patch(id, change) if id == "w1" && change.fields() == "secret")
+    );
+}
+
+#[test]
+fn after_a_restart_a_request_of_the_dead_process_has_time_to_land() {
+    let restarted = |running: u64, age: u64| {
+        with(about_to_create(), |w| {
+            w.memory = Memory {
+                running_for: Duration::from_secs(running),
+                ..Memory::default()
+            };
+            w.roster.age = Some(Duration::from_secs(age));
+        })
+    };
+    assert_eq!(because(plan(&restarted(2, 1))), Because::Settling);
+    assert!(matches!(plan(&restarted(6, 4)), Step::List(_)));
+    assert!(matches!(plan(&restarted(6, 1)), Step::Create(_)));
+}
+
+#[test]
+fn a_webhook_that_vanished_is_created_again_only_after_two_lists_without_it() {
+    let vanished = |apart: u64, age: u64| {
+        with(in_sync(), |w| {
+            w.roster.recorded = None;
+            w.roster.by_url = vec![];
+            w.roster.absent_for = Duration::from_secs(apart);
+            w.roster.age = Some(Duration::from_secs(age));
+            w.memory.attempt = Attempt::Open;
+        })
+    };
+    assert_eq!(because(plan(&vanished(0, 1))), Because::Settling);
+    assert!(matches!(plan(&vanished(0, 6)), Step::List(_)));
+    assert!(matches!(plan(&vanished(6, 0)), Step::Create(d) if d.key_id == "generated-1"));
+}
+
+#[test]
+fn the_one_webhook_with_our_url_is_taken_over_with_a_secret_of_ours() {
+    let found = with(about_to_create(), |w| {
+        w.roster.by_url = vec![remote("stranger")]
+    });
+    let Step::Patch(id, change) = plan(&found) else {
+        panic!("no patch")
+    };
+    assert_eq!(
+        (id.as_str(), change.fields().as_str()),
+        ("stranger", "secret")
+    );
+}
+
+#[test]
+fn twins_under_a_derived_url_are_ours_and_under_a_given_one_nobodys() {
+    let twins = with(in_sync(), |w| {
+        w.roster.by_url = vec![remote("w0"), remote("w1")];
+        w.memory.attempt = Attempt::Open;
+    });
+    assert!(matches!(plan(&twins), Step::Delete(id, _) if id == "w0"));
+    let given = with(twins.clone(), |w| w.derived = false);
+    assert_eq!(because(plan(&given)), Because::InSync);
+    let unknown = with(given, |w| {
+        w.recorded_id = None;
+        w.roster.recorded = None;
+    });
+    assert_eq!(reason(&unknown), Reason::UrlAmbiguous);
+}
+
+#[test]
+fn what_a_webhook_lacks_is_said_and_nothing_is_done() {
+    let message = || "m".to_owned();
+    let lacking: [(fn(&mut World), Reason); 3] = [
+        (|w| w.claimed_by = Some("a/b".into()), Reason::UrlClaimed),
+        (
+            |w| w.account = AccountView::NotReady(Reason::AccountNotFound, "m".into()),
+            Reason::AccountNotFound,
+        ),
+        (
+            |w| w.secret = WantedSecret::Unusable(Reason::SecretNotFound, "m".into()),
+            Reason::SecretNotFound,
+        ),
+    ];
+    for (change, expected) in lacking {
+        assert_eq!(reason(&with(in_sync(), change)), expected);
+    }
+    let suspended = with(fresh(), |w| {
+        w.spec.suspend = true;
+        w.finalizer = false;
+        w.account = AccountView::NotReady(Reason::AccountNotFound, message());
+    });
+    assert_eq!(because(plan(&suspended)), Because::Suspended);
+}
+
+#[test]
+fn a_refusal_waits_for_a_change_or_for_ten_minutes() {
+    let refused = |generation, ago| {
+        with(about_to_create(), |w| {
+            w.memory.refusal = Some(Refusal {
+                generation,
+                key_id: None,
+                message: "no".into(),
+                ago,
+            });
+        })
+    };
+    assert_eq!(reason(&refused(1, Duration::ZERO)), Reason::Rejected);
+    assert!(matches!(plan(&refused(0, Duration::ZERO)), Step::Create(_)));
+    assert!(matches!(plan(&refused(1, ASK_AGAIN)), Step::Create(_)));
+}
+
+#[test]
+fn a_failure_is_waited_out() {
+    let failed = |wait| {
+        with(about_to_create(), |w| {
+            w.memory.trouble = Some(Trouble {
+                message: "503".into(),
+                wait,
+            });
+        })
+    };
+    assert_eq!(
+        because(plan(&failed(Duration::from_secs(1)))),
+        Because::Retrying("503".into())
+    );
+    assert!(matches!(plan(&failed(Duration::ZERO)), Step::Create(_)));
+}
+
+#[test]
+fn two_patches_without_effect_end_in_stalled_with_the_field() {
+    let stubborn = with(in_sync(), |w| {
+        w.spec.events.push("site.armed".into());
+        w.memory.patches = 2;
+        w.memory.attempt = Attempt::Open;
+    });
+    let Because::Stalled(Reason::NotConverging, message) = because(plan(&stubborn)) else {
+        panic!("not stalled")
+    };
+    assert!(message.contains("events"), "{message}");
+}
+
+#[test]
+fn a_changed_secret_goes_through_next_patch_current_and_previous() {
+    let wanted = WantedSecret::Given(SigningSecret::new(b"new".to_vec()).unwrap());
+    let world = with(in_sync(), |w| w.secret = wanted);
+    assert_eq!(plan(&world), Step::Keyring(KeyringChange::Next));
+    let entropy = Entropy {
+        secret: [1; 32],
+        id: [2; 6],
+    };
+    let keyring = rotation::apply(KeyringChange::Next, &world, &entropy).unwrap();
+    assert_eq!(keyring.current.as_ref().unwrap().id, "generated-1");
+    assert_eq!(keyring.next.as_ref().unwrap().secret.expose(), b"new");
+    let world = with(world, |w| {
+        w.keyring = Some(keyring);
+        w.memory.attempt = Attempt::Open;
+    });
+    let Step::Patch(_, change) = plan(&world) else {
+        panic!("no patch")
+    };
+    assert_eq!(change.fields(), "secret");
+    let world = with(world, |w| w.memory.asserted = change.key.map(|(id, _)| id));
+    assert_eq!(plan(&world), Step::Keyring(KeyringChange::Promote));
+    let keyring = rotation::apply(KeyringChange::Promote, &world, &entropy).unwrap();
+    assert_eq!(keyring.current.as_ref().unwrap().secret.expose(), b"new");
+    assert_eq!(keyring.previous[0].key.id, "generated-1");
+    assert_eq!(
+        keyring.previous[0].until,
+        now() + SignedDuration::from_mins(15)
+    );
+    assert_eq!(
+        keyring.test.as_ref().unwrap().key_id,
+        keyring.current.as_ref().unwrap().id
+    );
+}
+
+#[test]
+fn a_second_change_within_the_horizon_keeps_both_old_keys() {
+    let entropy = Entropy {
+        secret: [1; 32],
+        id: [2; 6],
+    };
+    let mut world = in_sync();
+    for secret in ["b", "c"] {
+        world.secret = WantedSecret::Given(SigningSecret::new(secret.into()).unwrap());
+        world.keyring = Some(rotation::apply(KeyringChange::Next, &world, &entropy).unwrap());
+        world.keyring = Some(rotation::apply(KeyringChange::Promote, &world, &entropy).unwrap());
+    }
+    let keyring = world.keyring.unwrap();
+    let accepted: Vec<&[u8]> = keyring.accepted(now()).map(|k| k.secret.expose()).collect();
+    assert_eq!(accepted, [b"c".as_slice(), b"b", b"secret of generated-1"]);
+}
+
+#[test]
+fn previous_keys_go_when_they_have_run_out() {
+    let entropy = Entropy {
+        secret: [1; 32],
+        id: [2; 6],
+    };
+    let mut world = in_sync();
+    world.keyring.as_mut().unwrap().next = Some(key("generated-2"));
+    world.keyring = Some(rotation::apply(KeyringChange::Promote, &world, &entropy).unwrap());
+    world.memory.asserted = Some("generated-2".into());
+    world.memory.test = Test::Sent;
+    world.status.deliveries.as_mut().unwrap().last_test_key = Some("generated-2".into());
+    let Step::Rest(Rest { again: Some(_), .. }) = plan(&world) else {
+        panic!("no end in sight")
+    };
+    world.now = now() + SignedDuration::from_mins(15);
+    assert_eq!(plan(&world), Step::Keyring(KeyringChange::DropExpired));
+    assert!(
+        rotation::apply(KeyringChange::DropExpired, &world, &entropy)
+            .unwrap()
+            .previous
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_test_delivery_that_never_came_is_asked_for_again_after_ten_minutes() {
+    let waiting = |ago: u64| {
+        with(in_sync(), |w| {
+            w.status.deliveries = None;
+            w.now = now() + SignedDuration::try_from(Duration::from_secs(ago)).unwrap();
+        })
+    };
+    assert_eq!(
+        plan(&waiting(0)),
+        Step::Rest(Rest {
+            because: Because::InSync,
+            again: Some(Duration::from_secs(60))
+        })
+    );
+    assert_eq!(
+        plan(&waiting(100)),
+        Step::Rest(Rest {
+            because: Because::InSync,
+            again: Some(Duration::from_secs(500))
+        })
+    );
+    assert_eq!(plan(&waiting(600)), Step::Keyring(KeyringChange::NoteTest));
+    let never = with(waiting(600), |w| w.spec.test_policy = TestPolicy::Never);
+    assert_eq!(
+        plan(&never),
+        Step::Rest(Rest {
+            because: Because::InSync,
+            again: None
+        })
+    );
+}
+
+#[test]
+fn a_deletion_goes_remote_webhook_keyring_finalizer() {
+    let deleting = with(in_sync(), |w| {
+        w.deleting = true;
+        w.memory.attempt = Attempt::Open;
+    });
+    assert!(matches!(plan(&deleting), Step::Delete(id, _) if id == "w1"));
+    let deleted = with(deleting, |w| {
+        w.memory.deleted = true;
+        w.roster.recorded = None;
+        w.roster.by_url = vec![];
+    });
+    assert_eq!(plan(&deleted), Step::RemoveKeyring);
+    assert!(matches!(
+        plan(&with(deleted, |w| w.keyring = None)),
+        Step::ReleaseFinalizer(_)
+    ));
+}
+
+#[test]
+fn an_orphan_is_left_without_a_word_to_chekt() {
+    let orphan = with(in_sync(), |w| {
+        w.deleting = true;
+        w.spec.deletion_policy = DeletionPolicy::Orphan;
+        w.account = AccountView::NotReady(Reason::AccountNotFound, "m".into());
+    });
+    assert_eq!(plan(&orphan), Step::RemoveKeyring);
+}
+
+#[test]
+fn a_webhook_that_never_sent_anything_goes_without_its_account() {
+    let world = with(fresh(), |w| {
+        w.deleting = true;
+        w.account = AccountView::NotReady(Reason::AccountNotFound, "m".into());
+    });
+    assert!(matches!(plan(&world), Step::ReleaseFinalizer(_)));
+}
+
+#[test]
+fn a_failed_or_missing_list_never_releases_a_finalizer() {
+    let gone = |age: Option<u64>, apart: u64| {
+        with(in_sync(), |w| {
+            w.deleting = true;
+            w.roster = RosterView {
+                age: age.map(Duration::from_secs),
+                absent_for: Duration::from_secs(apart),
+                ..RosterView::default()
+            };
+        })
+    };
+    assert!(matches!(plan(&gone(None, 0)), Step::List(_)));
+    assert_eq!(because(plan(&gone(Some(1), 0))), Because::Settling);
+    assert!(matches!(plan(&gone(Some(60), 60)), Step::List(_)));
+    let certain = with(gone(Some(1), SETTLE.as_secs()), |w| {
+        w.memory.attempt = Attempt::Used
+    });
+    assert_eq!(plan(&certain), Step::RemoveKeyring);
+}
+
+#[test]
+fn a_deletion_that_cannot_go_on_says_why() {
+    let stuck = with(in_sync(), |w| {
+        w.deleting = true;
+        w.account = AccountView::NotReady(Reason::AccountNotReady, "the API is down".into());
+    });
+    let status = report(&stuck, &plan(&stuck));
+    let ready = conditions::find(&status.conditions, conditions::READY).unwrap();
+    assert_eq!(ready.status, "False");
+    assert_eq!(
+        ready.message,
+        "The remote webhook cannot be deleted yet: the API is down"
+    );
+    let suspended = with(in_sync(), |w| {
+        w.deleting = true;
+        w.spec.suspend = true;
+    });
+    assert_eq!(reason(&suspended), Reason::Suspended);
+}
+
+fn spoken(world: &World) -> Vec<String> {
+    let status = report(world, &plan(world));
+    status
+        .conditions
+        .iter()
+        .map(|c| format!("{}={}/{}", c.type_, c.status, c.reason))
+        .collect()
+}
+
+#[test]
+fn conditions_of_a_quiet_webhook() {
+    assert_eq!(
+        spoken(&in_sync()),
+        [
+            "Ready=True/InSync",
+            "Synced=True/InSync",
+            "Active=True/Active",
+            "Verified=True/Verified"
+        ]
+    );
+}
+
+#[test]
+fn conditions_of_a_webhook_that_chekt_has_switched_off() {
+    let off = with(in_sync(), |w| {
+        w.roster.recorded.as_mut().unwrap().state = Some("Disabled".into())
+    });
+    assert_eq!(
+        spoken(&off)[..3],
+        [
+            "Ready=False/SwitchedOff",
+            "Synced=True/InSync",
+            "Active=False/SwitchedOff"
+        ]
+    );
+    let odd = with(in_sync(), |w| {
+        w.roster.recorded.as_mut().unwrap().state = Some("zen".into())
+    });
+    assert_eq!(spoken(&odd)[0], "Ready=Unknown/UnknownState");
+}
+
+#[test]
+fn conditions_of_a_webhook_whose_account_went_away_do_not_claim_to_know() {
+    let lost = with(in_sync(), |w| {
+        w.account = AccountView::NotReady(Reason::AccountNotReady, "401".into())
+    });
+    assert_eq!(
+        spoken(&lost)[..2],
+        [
+            "Ready=Unknown/AccountNotReady",
+            "Synced=Unknown/AccountNotReady"
+        ]
+    );
+}
+
+#[test]
+fn a_verification_counts_for_its_key_its_url_and_from_its_request_on() {
+    assert!(in_sync().is_verified());
+    let other_key = with(in_sync(), |w| {
+        w.keyring.as_mut().unwrap().current = Some(key("generated-2"))
+    });
+    assert!(!other_key.is_verified());
+    assert!(!with(in_sync(), |w| w.url = "https://elsewhere.example".into()).is_verified());
+    let before = with(in_sync(), |w| {
+        w.keyring.as_mut().unwrap().test.as_mut().unwrap().at =
+            now() + SignedDuration::from_secs(1);
+    });
+    assert!(!before.is_verified());
+}
+
+#[test]
+fn reconciling_and_stalled_are_never_said_together() {
+    let worlds = [
+        fresh(),
+        about_to_create(),
+        in_sync(),
+        with(in_sync(), |w| w.claimed_by = Some("a/b".into())),
+        with(in_sync(), |w| w.spec.suspend = true),
+        with(in_sync(), |w| w.deleting = true),
+        with(about_to_create(), |w| {
+            w.memory.unclear = Some(Duration::ZERO)
+        }),
+        with(about_to_create(), |w| {
+            w.memory.trouble = Some(Trouble {
+                message: "m".into(),
+                wait: SETTLE,
+            })
+        }),
+    ];
+    for world in worlds {
+        let said = spoken(&world)
+            .into_iter()
+            .filter(|c| c.starts_with("Reconciling") || c.starts_with("Stalled"));
+        assert!(said.count() <= 1, "{:?}", spoken(&world));
+    }
+}
+
+#[test]
+fn a_status_that_was_reported_is_reported_again_to_the_letter() {
+    let mut world = in_sync();
+    let first = report(&world, &plan(&world));
+    world.status = ChektWebhookStatus {
+        deliveries: world.status.deliveries.clone(),
+        ..first.clone()
+    };
+    world.now = now() + SignedDuration::from_secs(9);
+    assert_eq!(report(&world, &plan(&world)), first);
+}

@@ -1,0 +1,50 @@
+//! Drift: how the remote webhook differs from what is written.
+
+use std::collections::BTreeSet;
+
+use super::identity::same;
+use super::step::Change;
+use super::world::World;
+use crate::resources::keyring::{Key, Keyring};
+use crate::resources::remote::RemoteWebhook;
+
+/// What a PATCH must ask for so that `remote` is as written.
+///
+/// Events are compared as sets and urls as parsed, so that an order or a spelling is no drift. The secret cannot
+/// be read back; it is sent while a new key is not confirmed, and to a webhook that is not the one on record,
+/// whose secret nobody here knows.
+#[must_use]
+pub fn change(world: &World, remote: &RemoteWebhook) -> Change {
+    let mut change = Change::default();
+    if !same(&remote.url, &world.url) {
+        change.url = Some(world.url.clone());
+    }
+    let wanted: BTreeSet<&str> = world.spec.events.iter().map(String::as_str).collect();
+    if remote
+        .events
+        .iter()
+        .map(String::as_str)
+        .collect::<BTreeSet<_>>()
+        != wanted
+    {
+        change.events = Some(wanted.into_iter().map(ToOwned::to_owned).collect());
+    }
+    let stranger = world.recorded_id.as_deref() != Some(remote.id.as_str());
+    if let Some(key) = world
+        .keyring
+        .as_ref()
+        .and_then(|k| unconfirmed(world, k, stranger))
+    {
+        change.key = Some((key.id.clone(), key.secret.clone()));
+    }
+    change
+}
+
+/// The key that must be sent, if one must.
+fn unconfirmed<'a>(world: &World, keyring: &'a Keyring, stranger: bool) -> Option<&'a Key> {
+    let wanted = keyring
+        .next
+        .as_ref()
+        .or_else(|| keyring.current.as_ref().filter(|_| stranger))?;
+    (world.memory.asserted.as_deref() != Some(wanted.id.as_str())).then_some(wanted)
+}

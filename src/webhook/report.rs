@@ -1,0 +1,324 @@
+//! The report: what a status says of a world and of the step that comes next.
+//!
+//! It is computed anew each time and compared with what stands there, so that a pass which changes nothing
+//! writes nothing.
+
+use std::collections::BTreeSet;
+
+use super::drift;
+use super::plan::TEST_PATIENCE;
+use super::step::{Because, Rest, Step};
+use super::world::{AccountView, Test, World};
+use crate::resources::conditions::{
+    self, ACTIVE, READY, RECONCILING, STALLED, SUSPENDED, SYNCED, Truth, VERIFIED, Verdict,
+};
+use crate::resources::reasons::Reason;
+use crate::resources::remote::RemoteWebhook;
+use crate::resources::webhook::{ChektWebhookStatus, TestPolicy};
+
+/// The words for "switched off" that CHeKT is known or likely to use, in lower case. The guide says only that a
+/// webhook is disabled after three failures; `active` is the one literal it shows.
+const OFF: [&str; 5] = ["disabled", "inactive", "paused", "suspended", "failed"];
+
+/// The status that stands for `world` while `step` is what comes next. `deliveries` is left out: it is the
+/// receiver's.
+#[must_use]
+pub fn report(world: &World, step: &Step) -> ChektWebhookStatus {
+    let target = world.target();
+    let old = &world.status;
+    let verdicts = verdicts(world, step, target);
+    let handled =
+        matches!(step, Step::Rest(_)) && world.reconcile_requested == world.memory.listed_for;
+    ChektWebhookStatus {
+        observed_generation: Some(world.generation),
+        webhook_id: target
+            .map(|t| t.id.clone())
+            .or_else(|| world.recorded_id.clone()),
+        url: target.map(|t| t.url.clone()).or_else(|| old.url.clone()),
+        events: target.map_or_else(|| old.events.clone(), |t| sorted(&t.events)),
+        state: target.map_or_else(|| old.state.clone(), |t| t.state.clone()),
+        created_at: target.map_or_else(|| old.created_at.clone(), |t| t.created_at.clone()),
+        last_handled_reconcile_at: if handled {
+            world.reconcile_requested.clone()
+        } else {
+            old.last_handled_reconcile_at.clone()
+        },
+        deliveries: None,
+        conditions: conditions::merge(&old.conditions, &verdicts, world.generation, world.now),
+    }
+}
+
+fn sorted(events: &[String]) -> Vec<String> {
+    events
+        .iter()
+        .cloned()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
+fn verdicts(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Vec<Verdict> {
+    let synced = synced(world, step, target);
+    let active = active(world, target);
+    let mut all = vec![
+        ready(world, step, &synced, &active),
+        synced,
+        active,
+        verified(world),
+    ];
+    all.extend(progress(step));
+    all
+}
+
+fn verdict(
+    kind: &'static str,
+    truth: Truth,
+    reason: Reason,
+    message: impl Into<String>,
+) -> Verdict {
+    Verdict {
+        kind,
+        truth,
+        reason,
+        message: message.into(),
+    }
+}
+
+/// Ready is Synced and Active; what is missing lends it its words.
+fn ready(world: &World, step: &Step, synced: &Verdict, active: &Verdict) -> Verdict {
+    if world.deleting {
+        let (reason, message) = match step {
+            Step::Rest(Rest {
+                because:
+                    Because::Lacking(_, why) | Because::Retrying(why) | Because::Stalled(_, why),
+                ..
+            }) => (
+                synced.reason,
+                format!("The remote webhook cannot be deleted yet: {why}"),
+            ),
+            _ => (
+                Reason::Deleting,
+                "The remote webhook is being deleted.".to_owned(),
+            ),
+        };
+        return verdict(READY, Truth::False, reason, message);
+    }
+    let lacking = [synced, active]
+        .into_iter()
+        .find(|v| v.truth != Truth::True);
+    match lacking {
+        Some(v) => verdict(READY, v.truth, v.reason, v.message.clone()),
+        None => verdict(
+            READY,
+            Truth::True,
+            Reason::InSync,
+            "The remote webhook is active and as written.",
+        ),
+    }
+}
+
+fn synced(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Verdict {
+    let seen = |fallback: Truth| match target {
+        Some(t) if drift::change(world, t).is_empty() => Truth::True,
+        Some(_) => Truth::False,
+        None => fallback,
+    };
+    let (truth, reason, message) = match step {
+        Step::Rest(Rest { because, .. }) => match because {
+            Because::InSync => return in_sync(),
+            Because::Gone => (
+                Truth::False,
+                Reason::Deleting,
+                "The remote webhook is gone.".to_owned(),
+            ),
+            Because::Settling => (
+                Truth::False,
+                Reason::Settling,
+                "The outcome of an earlier request must show before the next one.".to_owned(),
+            ),
+            Because::Suspended => (
+                seen(Truth::Unknown),
+                Reason::Suspended,
+                "spec.suspend is true: nothing is changed at CHeKT.".to_owned(),
+            ),
+            Because::Retrying(why) => (Truth::False, Reason::Retrying, why.clone()),
+            Because::Stalled(reason, why) => (Truth::False, *reason, why.clone()),
+            Because::Lacking(reason, why) => {
+                let unknown = world.account != AccountView::Ready && target.is_some();
+                (
+                    if unknown {
+                        Truth::Unknown
+                    } else {
+                        Truth::False
+                    },
+                    *reason,
+                    why.clone(),
+                )
+            }
+        },
+        Step::Test(_) => return in_sync(),
+        Step::Keyring(_) if seen(Truth::False) == Truth::True => return in_sync(),
+        Step::AddFinalizer
+        | Step::Keyring(_)
+        | Step::List(_)
+        | Step::Create(_)
+        | Step::Patch(..)
+        | Step::Delete(..)
+        | Step::RemoveKeyring
+        | Step::ReleaseFinalizer(_) => {
+            if seen(Truth::False) == Truth::True && !world.deleting {
+                return in_sync();
+            }
+            let reason = if world.deleting {
+                Reason::Deleting
+            } else {
+                Reason::Working
+            };
+            (
+                Truth::False,
+                reason,
+                "The remote webhook is being brought to what is written.".to_owned(),
+            )
+        }
+    };
+    verdict(SYNCED, truth, reason, message)
+}
+
+fn in_sync() -> Verdict {
+    verdict(
+        SYNCED,
+        Truth::True,
+        Reason::InSync,
+        "The remote webhook is as written.",
+    )
+}
+
+fn active(world: &World, target: Option<&RemoteWebhook>) -> Verdict {
+    if target.is_none() && world.roster.age.is_none() {
+        // Nothing complete was listed yet: say what was said last, and nothing if nothing was.
+        if let Some(old) = conditions::find(&world.status.conditions, ACTIVE)
+            && old.status == "True"
+        {
+            return verdict(ACTIVE, Truth::True, Reason::Active, old.message.clone());
+        }
+    }
+    let Some(target) = target else {
+        return verdict(
+            ACTIVE,
+            Truth::False,
+            Reason::NotCreated,
+            "There is no remote webhook.",
+        );
+    };
+    match target.state.as_deref() {
+        Some(state) if state.eq_ignore_ascii_case("active") => verdict(
+            ACTIVE,
+            Truth::True,
+            Reason::Active,
+            "CHeKT says that the remote webhook is active.",
+        ),
+        Some(state) if OFF.contains(&state.to_ascii_lowercase().as_str()) => verdict(
+            ACTIVE,
+            Truth::False,
+            Reason::SwitchedOff,
+            format!(
+                "CHeKT says that the remote webhook is {state}; it does so after three failed deliveries in a row"
+            ),
+        ),
+        Some(state) => verdict(
+            ACTIVE,
+            Truth::Unknown,
+            Reason::UnknownState,
+            format!("CHeKT says that the remote webhook is {state:?}"),
+        ),
+        None => verdict(
+            ACTIVE,
+            Truth::Unknown,
+            Reason::UnknownState,
+            "CHeKT says nothing of the state of the remote webhook",
+        ),
+    }
+}
+
+fn verified(world: &World) -> Verdict {
+    if world.is_verified() {
+        return verdict(
+            VERIFIED,
+            Truth::True,
+            Reason::Verified,
+            "A test delivery came back under the current secret.",
+        );
+    }
+    if let Test::Refused(why) = &world.memory.test {
+        return verdict(VERIFIED, Truth::False, Reason::TestRefused, why.clone());
+    }
+    if world.spec.test_policy == TestPolicy::Never {
+        return verdict(
+            VERIFIED,
+            Truth::Unknown,
+            Reason::TestNever,
+            "spec.testPolicy is Never: no test delivery is asked for.",
+        );
+    }
+    if !world.received_here {
+        let message = "Deliveries go to a url that is not this operator's, so nobody here can see them arrive.";
+        return verdict(VERIFIED, Truth::Unknown, Reason::ReceivedElsewhere, message);
+    }
+    if world
+        .waits_for_test()
+        .is_some_and(|ago| ago >= TEST_PATIENCE)
+    {
+        let message = "A test delivery was asked for and has not arrived: check that the public URL leads to the receiver.";
+        return verdict(VERIFIED, Truth::False, Reason::TestPending, message);
+    }
+    verdict(
+        VERIFIED,
+        Truth::Unknown,
+        Reason::TestPending,
+        "No test delivery has arrived yet.",
+    )
+}
+
+/// Reconciling or Stalled, never both: kstatus lets Reconciling win, so a stall would never be seen.
+fn progress(step: &Step) -> Option<Verdict> {
+    match step {
+        Step::Rest(Rest { because, .. }) => match because {
+            Because::InSync | Because::Gone | Because::Lacking(..) => None,
+            Because::Settling => Some(verdict(
+                RECONCILING,
+                Truth::True,
+                Reason::Settling,
+                "The outcome of an earlier request must show.",
+            )),
+            Because::Retrying(why) => Some(verdict(
+                RECONCILING,
+                Truth::True,
+                Reason::Retrying,
+                why.clone(),
+            )),
+            Because::Stalled(reason, why) => {
+                Some(verdict(STALLED, Truth::True, *reason, why.clone()))
+            }
+            Because::Suspended => Some(verdict(
+                SUSPENDED,
+                Truth::True,
+                Reason::Suspended,
+                "Set spec.suspend to false to go on.",
+            )),
+        },
+        // What is left to do once the remote webhook is as written keeps nobody waiting.
+        Step::Test(_) | Step::Keyring(_) => None,
+        Step::AddFinalizer
+        | Step::List(_)
+        | Step::Create(_)
+        | Step::Patch(..)
+        | Step::Delete(..)
+        | Step::RemoveKeyring
+        | Step::ReleaseFinalizer(_) => Some(verdict(
+            RECONCILING,
+            Truth::True,
+            Reason::Working,
+            "Work is under way.",
+        )),
+    }
+}

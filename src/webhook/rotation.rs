@@ -1,0 +1,125 @@
+//! Rotation: what a step does to the keyring.
+//!
+//! A change of the secret is: write `next`, receivers accept both, PATCH, `current` = next and `previous` = old,
+//! a test delivery, and after the retry horizon `previous` goes. Each phase can be interrupted, and the next one
+//! follows from what the keyring says. No delivery is refused because of a rotation.
+
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::step::KeyringChange;
+use super::world::{WantedSecret, World};
+use crate::resources::conditions::whole_seconds;
+use crate::resources::keyring::{EmptySecret, Key, Keyring, Retired, SigningSecret, TestRequest};
+use crate::resources::webhook::TestPolicy;
+
+/// How long a key is accepted after it was in force. CHeKT retries a delivery for less than six minutes; the
+/// rest is for clocks and for deliveries that were signed and not yet sent.
+pub const RETRY_HORIZON: Duration = Duration::from_secs(15 * 60);
+
+/// The most previous keys that are kept. Only a person who changes a secret every minute gets there.
+const MOST_PREVIOUS: usize = 16;
+
+/// Random bytes for a key, made where randomness may be had.
+#[derive(Clone, Copy)]
+pub struct Entropy {
+    /// For the secret: 256 bits, as many as the HMAC that it keys.
+    pub secret: [u8; 32],
+    /// For its name.
+    pub id: [u8; 6],
+}
+
+/// Whether a new key must become `next`.
+///
+/// A `next` that CHeKT may have taken is brought to its end first, whatever is wanted by now: deliveries may be
+/// signed with it. Only one that CHeKT has refused is replaced.
+#[must_use]
+pub fn wants_new_key(world: &World, keyring: &Keyring) -> bool {
+    let fits = |key: &Key| match &world.secret {
+        WantedSecret::Generated => key.is_generated(),
+        WantedSecret::Given(secret) => !key.is_generated() && key.secret == *secret,
+        WantedSecret::Unusable(..) => true,
+    };
+    match (&keyring.next, &keyring.current) {
+        (Some(next), _) => {
+            let refused = world
+                .memory
+                .refusal
+                .as_ref()
+                .and_then(|r| r.key_id.as_ref());
+            refused == Some(&next.id) && !fits(next)
+        }
+        (None, Some(current)) => !fits(current),
+        (None, None) => true,
+    }
+}
+
+/// The keyring after a change.
+///
+/// # Errors
+/// [`EmptySecret`] when the secret to be used has no bytes.
+pub fn apply(
+    change: KeyringChange,
+    world: &World,
+    entropy: &Entropy,
+) -> Result<Keyring, EmptySecret> {
+    let mut keyring = world
+        .keyring
+        .clone()
+        .unwrap_or_else(|| Keyring::empty(world.webhook.clone()));
+    keyring.previous.retain(|p| world.now < p.until);
+    keyring.attempt += 1;
+    match change {
+        KeyringChange::Next => keyring.next = Some(make(world, entropy)?),
+        KeyringChange::Promote => {
+            let until = whole_seconds(world.now)
+                + SignedDuration::try_from(RETRY_HORIZON).unwrap_or_default();
+            if let Some(next) = keyring.next.take() {
+                let old = keyring.current.replace(next);
+                keyring
+                    .previous
+                    .splice(0..0, old.map(|key| Retired { key, until }));
+                keyring.previous.truncate(MOST_PREVIOUS);
+            }
+            if world.spec.test_policy == TestPolicy::OnChange {
+                keyring.test = note(world, &keyring);
+            }
+        }
+        KeyringChange::NoteTest => keyring.test = note(world, &keyring),
+        KeyringChange::Number | KeyringChange::DropExpired => {}
+    }
+    Ok(keyring)
+}
+
+/// How long until the first previous key runs out.
+#[must_use]
+pub fn next_expiry(keyring: &Keyring, now: Timestamp) -> Option<Duration> {
+    let first = keyring.previous.iter().map(|p| p.until).min()?;
+    Some(Duration::try_from(first.duration_since(now)).unwrap_or_default())
+}
+
+fn make(world: &World, entropy: &Entropy) -> Result<Key, EmptySecret> {
+    let name = HEXLOWER.encode(&entropy.id);
+    Ok(match &world.secret {
+        WantedSecret::Given(secret) => Key {
+            id: format!("given-{name}"),
+            secret: secret.clone(),
+        },
+        // Hexadecimal, because the secret travels in JSON and CHeKT keys its HMAC with the text.
+        WantedSecret::Generated | WantedSecret::Unusable(..) => Key {
+            id: format!("generated-{name}"),
+            secret: SigningSecret::new(HEXLOWER.encode(&entropy.secret).into_bytes())?,
+        },
+    })
+}
+
+fn note(world: &World, keyring: &Keyring) -> Option<TestRequest> {
+    let current = keyring.current.as_ref()?;
+    Some(TestRequest {
+        key_id: current.id.clone(),
+        url: world.url.clone(),
+        at: whole_seconds(world.now),
+    })
+}

@@ -1,0 +1,219 @@
+//! The world: everything that a decision about one webhook may look at.
+//!
+//! Nothing in it can be asked again or waited for, and no clock ticks in it: ages are durations that were taken
+//! when it was gathered. So a case of the plan is a value that a test can write down.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+
+use crate::resources::keyring::{Keyring, SigningSecret, WebhookIdentity};
+use crate::resources::reasons::Reason;
+use crate::resources::remote::RemoteWebhook;
+use crate::resources::webhook::{ChektWebhookSpec, ChektWebhookStatus, TestPolicy};
+
+/// Everything that a decision about one webhook may look at.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and none excludes another"
+)]
+pub struct World {
+    /// Which webhook.
+    pub webhook: WebhookIdentity,
+    /// The generation of its spec.
+    pub generation: i64,
+    /// What is wanted.
+    pub spec: ChektWebhookSpec,
+    /// Whether the object is being deleted.
+    pub deleting: bool,
+    /// Whether our finalizer is on it.
+    pub finalizer: bool,
+    /// The annotation that asks for a pass now.
+    pub reconcile_requested: Option<String>,
+    /// What was last reported.
+    pub status: ChektWebhookStatus,
+    /// The time, for what is stored and shown.
+    pub now: Timestamp,
+    /// Where CHeKT is to deliver.
+    pub url: String,
+    /// Whether that url was derived and not given.
+    pub derived: bool,
+    /// Whether it leads to our own receiver, so that a delivery can be seen.
+    pub received_here: bool,
+    /// The account.
+    pub account: AccountView,
+    /// An older webhook, as `namespace/name`, that has the same url.
+    pub claimed_by: Option<String>,
+    /// What deliveries are to be signed with.
+    pub secret: WantedSecret,
+    /// The keyring, where there is one.
+    pub keyring: Option<Keyring>,
+    /// The id of the remote webhook, where one is on record.
+    pub recorded_id: Option<String>,
+    /// What CHeKT holds.
+    pub roster: RosterView,
+    /// What this process remembers.
+    pub memory: Memory,
+}
+
+/// The account as far as a webhook is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccountView {
+    /// It can be asked.
+    Ready,
+    /// It cannot, and here is why.
+    NotReady(Reason, String),
+}
+
+/// What deliveries are to be signed with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WantedSecret {
+    /// Whatever the operator makes.
+    Generated,
+    /// What a Secret of the user says.
+    Given(SigningSecret),
+    /// A Secret of the user that is not there or cannot be used.
+    Unusable(Reason, String),
+}
+
+/// The roster as far as a webhook is concerned.
+#[derive(Clone, Debug, Default)]
+pub struct RosterView {
+    /// How long ago the last list began, if it was complete.
+    pub age: Option<Duration>,
+    /// The remote webhook of the recorded id.
+    pub recorded: Option<RemoteWebhook>,
+    /// If that is absent: how far apart the first and the last list began that showed it absent.
+    pub absent_for: Duration,
+    /// Every remote webhook with the wanted url, the oldest first.
+    pub by_url: Vec<RemoteWebhook>,
+}
+
+/// What this process remembers of a webhook. All of it is lost when the process ends, so every rule must hold
+/// with an empty memory too.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// How long the process has been running.
+    pub running_for: Duration,
+    /// The number in the keyring, as far as this process has used it.
+    pub attempt: Attempt,
+    /// How long ago a write was sent whose outcome is not known; `None` once a list could show it.
+    pub unclear: Option<Duration>,
+    /// The id of the key that CHeKT has confirmed to be in force.
+    pub asserted: Option<String>,
+    /// CHeKT's last definite no.
+    pub refusal: Option<Refusal>,
+    /// The last failure that may pass by itself.
+    pub trouble: Option<Trouble>,
+    /// PATCHes that were answered with success since the remote webhook last was as written.
+    pub patches: u32,
+    /// The test delivery.
+    pub test: Test,
+    /// Whether CHeKT has confirmed the deletion.
+    pub deleted: bool,
+    /// The request for a pass that a list has been made for.
+    pub listed_for: Option<String>,
+}
+
+/// What has become of the number in the keyring that the next remote write carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attempt {
+    /// This process does not know: it has just started.
+    #[default]
+    Unknown,
+    /// Written, and no answer has come to it: not sent yet, or sent with an unclear outcome.
+    Open,
+    /// Sent and answered: the next write needs a new one.
+    Used,
+}
+
+/// A definite no.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The generation of the spec that was refused.
+    pub generation: i64,
+    /// The key that was sent along, if one was.
+    pub key_id: Option<String>,
+    /// What CHeKT said.
+    pub message: String,
+    /// How long ago.
+    pub ago: Duration,
+}
+
+/// A failure that may pass by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What happened.
+    pub message: String,
+    /// How much longer to wait.
+    pub wait: Duration,
+}
+
+/// The test delivery, as far as this process has asked for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Test {
+    /// Not by this process.
+    #[default]
+    NotAsked,
+    /// It stands in the keyring that it will be asked for, and it has not been.
+    Recorded,
+    /// Asked for.
+    Sent,
+    /// Asked for and refused, with what CHeKT said.
+    Refused(String),
+}
+
+impl World {
+    /// The remote webhook that is this webhook's: the one on record, else the oldest with its url.
+    #[must_use]
+    pub fn target(&self) -> Option<&RemoteWebhook> {
+        self.roster
+            .recorded
+            .as_ref()
+            .or_else(|| self.roster.by_url.first())
+    }
+
+    /// Whether the number in the keyring may be sent as it is: no answer has come to it.
+    #[must_use]
+    pub fn attempt_is_open(&self) -> bool {
+        match self.memory.attempt {
+            Attempt::Open => true,
+            Attempt::Used => false,
+            // Before a first key is in force, only a create can have carried it, and none was confirmed.
+            Attempt::Unknown => self
+                .keyring
+                .as_ref()
+                .is_some_and(|k| k.current.is_none() && k.attempt > 0),
+        }
+    }
+
+    /// How long ago the test delivery that proves today's key and url was asked for, while it has not come back
+    /// and could.
+    #[must_use]
+    pub fn waits_for_test(&self) -> Option<Duration> {
+        let test = self.keyring.as_ref()?.test.as_ref()?;
+        if self.spec.test_policy == TestPolicy::Never || !self.received_here || self.is_verified() {
+            return None;
+        }
+        Some(Duration::try_from(self.now.duration_since(test.at)).unwrap_or_default())
+    }
+
+    /// Whether a test delivery came back under the current key, for the url that is wanted now.
+    #[must_use]
+    pub fn is_verified(&self) -> bool {
+        let Some(keyring) = &self.keyring else {
+            return false;
+        };
+        let (Some(current), Some(test)) = (&keyring.current, &keyring.test) else {
+            return false;
+        };
+        let Some(seen) = &self.status.deliveries else {
+            return false;
+        };
+        test.key_id == current.id
+            && test.url == self.url
+            && seen.last_test_key.as_deref() == Some(current.id.as_str())
+            && seen.last_test_at.as_ref().is_some_and(|at| at.0 >= test.at)
+    }
+}
