@@ -45,8 +45,10 @@ pub struct ChektWebhookSpec {
     /// word.word are passed on as they are.
     ///
     /// Example: `[alarm.triggered, alarm.cleared]`
-    #[schemars(length(min = 1, max = 64), inner(length(min = 3, max = 128)))]
+    #[schemars(length(max = 64), inner(length(min = 3, max = 128)))]
     #[x_kube(merge_strategy = ListMerge::Set,
+        validation = Rule::new("self.size() > 0")
+            .message("name at least one event: write [alarm.triggered]"),
         validation = Rule::new("self.all(e, e.matches('^[a-z][a-z0-9_]*([.][a-z][a-z0-9_]*)+$'))")
             .message("every event must be of the form word.word in lower case: write alarm.triggered"),
         validation = Rule::new("!('webhook.test' in self)")

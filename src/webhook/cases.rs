@@ -241,7 +241,7 @@ fn nothing_is_created_on_a_list_that_is_missing_or_old() {
         Step::List(_)
     ));
     let old = with(about_to_create(), |w| {
-        w.roster.age = Some(FRESH + Duration::from_millis(1))
+        w.roster.age = Some(FRESH + Duration::from_millis(1));
     });
     assert!(matches!(plan(&old), Step::List(_)));
 }
@@ -299,7 +299,7 @@ fn a_webhook_that_vanished_is_created_again_only_after_two_lists_without_it() {
 #[test]
 fn the_one_webhook_with_our_url_is_taken_over_with_a_secret_of_ours() {
     let found = with(about_to_create(), |w| {
-        w.roster.by_url = vec![remote("stranger")]
+        w.roster.by_url = vec![remote("stranger")];
     });
     let Step::Patch(id, change) = plan(&found) else {
         panic!("no patch")
@@ -329,7 +329,8 @@ fn twins_under_a_derived_url_are_ours_and_under_a_given_one_nobodys() {
 #[test]
 fn what_a_webhook_lacks_is_said_and_nothing_is_done() {
     let message = || "m".to_owned();
-    let lacking: [(fn(&mut World), Reason); 3] = [
+    type Lack = fn(&mut World);
+    let lacking: [(Lack, Reason); 3] = [
         (|w| w.claimed_by = Some("a/b".into()), Reason::UrlClaimed),
         (
             |w| w.account = AccountView::NotReady(Reason::AccountNotFound, "m".into()),
@@ -562,7 +563,7 @@ fn a_failed_or_missing_list_never_releases_a_finalizer() {
     assert_eq!(because(plan(&gone(Some(1), 0))), Because::Settling);
     assert!(matches!(plan(&gone(Some(60), 60)), Step::List(_)));
     let certain = with(gone(Some(1), SETTLE.as_secs()), |w| {
-        w.memory.attempt = Attempt::Used
+        w.memory.attempt = Attempt::Used;
     });
     assert_eq!(plan(&certain), Step::RemoveKeyring);
 }
@@ -612,7 +613,7 @@ fn conditions_of_a_quiet_webhook() {
 #[test]
 fn conditions_of_a_webhook_that_chekt_has_switched_off() {
     let off = with(in_sync(), |w| {
-        w.roster.recorded.as_mut().unwrap().state = Some("Disabled".into())
+        w.roster.recorded.as_mut().unwrap().state = Some("Disabled".into());
     });
     assert_eq!(
         spoken(&off)[..3],
@@ -623,7 +624,7 @@ fn conditions_of_a_webhook_that_chekt_has_switched_off() {
         ]
     );
     let odd = with(in_sync(), |w| {
-        w.roster.recorded.as_mut().unwrap().state = Some("zen".into())
+        w.roster.recorded.as_mut().unwrap().state = Some("zen".into());
     });
     assert_eq!(spoken(&odd)[0], "Ready=Unknown/UnknownState");
 }
@@ -631,7 +632,7 @@ fn conditions_of_a_webhook_that_chekt_has_switched_off() {
 #[test]
 fn conditions_of_a_webhook_whose_account_went_away_do_not_claim_to_know() {
     let lost = with(in_sync(), |w| {
-        w.account = AccountView::NotReady(Reason::AccountNotReady, "401".into())
+        w.account = AccountView::NotReady(Reason::AccountNotReady, "401".into());
     });
     assert_eq!(
         spoken(&lost)[..2],
@@ -646,7 +647,7 @@ fn conditions_of_a_webhook_whose_account_went_away_do_not_claim_to_know() {
 fn a_verification_counts_for_its_key_its_url_and_from_its_request_on() {
     assert!(in_sync().is_verified());
     let other_key = with(in_sync(), |w| {
-        w.keyring.as_mut().unwrap().current = Some(key("generated-2"))
+        w.keyring.as_mut().unwrap().current = Some(key("generated-2"));
     });
     assert!(!other_key.is_verified());
     assert!(!with(in_sync(), |w| w.url = "https://elsewhere.example".into()).is_verified());
@@ -667,13 +668,13 @@ fn reconciling_and_stalled_are_never_said_together() {
         with(in_sync(), |w| w.spec.suspend = true),
         with(in_sync(), |w| w.deleting = true),
         with(about_to_create(), |w| {
-            w.memory.unclear = Some(Duration::ZERO)
+            w.memory.unclear = Some(Duration::ZERO);
         }),
         with(about_to_create(), |w| {
             w.memory.trouble = Some(Trouble {
                 message: "m".into(),
                 wait: SETTLE,
-            })
+            });
         }),
     ];
     for world in worlds {
