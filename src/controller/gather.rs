@@ -86,7 +86,7 @@ pub async fn gather(
                 None,
             )
         }
-        None => (not_ready("it has not been looked at yet"), None),
+        None => (AccountView::Unknown, None),
         Some(Slot::Broken(problem)) => (not_ready(&problem.message), None),
         Some(Slot::Connected(connection)) => {
             let view = connection

@@ -2,7 +2,7 @@
 //!
 //! This is the only place from which CHeKT is written to.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kube::Api;
 use kube::runtime::events::EventType;
@@ -21,6 +21,9 @@ use crate::resources::ChektWebhook;
 use crate::webhook::rotation::{self, Entropy};
 use crate::webhook::step::{Change, Draft, KeyringChange, Step};
 use crate::webhook::world::{Attempt, Refusal, Test, World};
+
+/// The longest wait for an account that cannot be listed, before a webhook looks again by itself.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// What a step changed of what the pass holds in its hands.
 pub enum Performed {
@@ -75,21 +78,19 @@ pub async fn perform(
             secrets::remove(&context.keyrings(), &world.webhook.uid).await?;
             Ok(Performed::NoKeyring)
         }
-        Step::List(why) => {
+        Step::List(oldest, why) => {
             let connection = connection()?;
             tracing::debug!(why, "list");
-            match connection.list(Instant::now()).await {
-                Ok(()) => {
-                    memory.listed_for.clone_from(&world.reconcile_requested);
-                    if memory
-                        .unclear_at
-                        .is_some_and(|at| at.elapsed() > crate::webhook::plan::SETTLE)
-                    {
-                        memory.unclear_at = None;
-                    }
-                }
+            let now = Instant::now();
+            match connection
+                .list(now.checked_sub(*oldest).unwrap_or(now))
+                .await
+            {
+                Ok(()) => memory.listed_for.clone_from(&world.reconcile_requested),
                 Err(error) => {
-                    memory.failed(error.detail.clone(), error.retry_after, Instant::now());
+                    // No failure of this webhook: the account paces the next try for everyone.
+                    let wait = connection.pause(MINUTE);
+                    memory.trouble = Some((error.detail, Instant::now() + wait));
                 }
             }
             Ok(Performed::Remote)
@@ -360,7 +361,7 @@ async fn settle(
                 generation: world.generation,
                 key_id,
                 message: error.detail.clone(),
-                ago: std::time::Duration::ZERO,
+                ago: Duration::ZERO,
             };
             memory.refusal = Some((refusal, now));
             let note = error.detail.clone();
@@ -413,7 +414,7 @@ pub fn name(step: &Step) -> &'static str {
     match step {
         Step::AddFinalizer => "add_finalizer",
         Step::Keyring(_) => "keyring",
-        Step::List(_) => "list",
+        Step::List(..) => "list",
         Step::Create(_) => "create",
         Step::Patch(..) => "patch",
         Step::Delete(..) => "delete",

@@ -55,8 +55,8 @@ pub fn plan(world: &World) -> Step {
         );
         return rest(Because::Stalled(Reason::UrlClaimed, message), None);
     }
-    if let AccountView::NotReady(reason, message) = &world.account {
-        return rest(Because::Lacking(*reason, message.clone()), None);
+    if let Some(wait) = without_account(world) {
+        return wait;
     }
     if let WantedSecret::Unusable(reason, message) = &world.secret {
         return rest(Because::Lacking(*reason, message.clone()), None);
@@ -129,6 +129,17 @@ fn wanted(world: &World, keyring: &Keyring) -> Step {
     )
 }
 
+/// An account that cannot be asked.
+pub(super) fn without_account(world: &World) -> Option<Step> {
+    match &world.account {
+        AccountView::Ready => None,
+        AccountView::Unknown => Some(rest(Because::Starting, None)),
+        AccountView::NotReady(reason, message) => {
+            Some(rest(Because::Lacking(*reason, message.clone()), None))
+        }
+    }
+}
+
 /// A failure or a refusal that is waited out.
 pub(super) fn hindrance(world: &World) -> Option<Step> {
     if let Some(refusal) = &world.memory.refusal
@@ -152,13 +163,13 @@ pub(super) fn hindrance(world: &World) -> Option<Step> {
 /// What must be known of CHeKT before anything is decided.
 pub(super) fn look(world: &World) -> Option<Step> {
     let Some(age) = world.roster.age else {
-        return Some(Step::List("nothing complete was listed yet"));
+        return Some(Step::List(FRESH, "nothing complete was listed yet"));
     };
     if world.reconcile_requested.is_some()
         && world.reconcile_requested != world.status.last_handled_reconcile_at
         && world.reconcile_requested != world.memory.listed_for
     {
-        return Some(Step::List("a pass was asked for"));
+        return Some(Step::List(Duration::ZERO, "a pass was asked for"));
     }
     world
         .memory
@@ -170,7 +181,7 @@ pub(super) fn look(world: &World) -> Option<Step> {
 pub(super) fn settled(ago: Duration, age: Duration, why: &'static str) -> Option<Step> {
     match ago.checked_sub(SETTLE) {
         None => Some(rest(Because::Settling, Some(SETTLE.saturating_sub(ago)))),
-        Some(since) if age > since => Some(Step::List(why)),
+        Some(since) if age > since => Some(Step::List(since, why)),
         Some(_) => None,
     }
 }
@@ -185,7 +196,8 @@ pub(super) fn absence(world: &World) -> Option<Step> {
             return Some(rest(Because::Settling, Some(SETTLE.saturating_sub(since))));
         }
         return Some(Step::List(
-            "the webhook on record is absent, which one list alone does not prove",
+            since.saturating_sub(SETTLE),
+            "one list without the webhook on record proves nothing",
         ));
     }
     let sent = world.keyring.as_ref().is_some_and(|k| k.attempt > 0);
@@ -195,7 +207,7 @@ pub(super) fn absence(world: &World) -> Option<Step> {
             return Some(step);
         }
     }
-    (age > FRESH).then_some(Step::List("the last list is too old to rest on"))
+    (age > FRESH).then_some(Step::List(FRESH, "the last list is too old to rest on"))
 }
 
 fn create(world: &World, keyring: &Keyring) -> Step {

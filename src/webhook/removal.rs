@@ -4,9 +4,9 @@
 //! younger than every request of ours shows nothing of ours. A list that failed or was cut short is never a
 //! reason.
 
-use super::plan::{absence, ambiguous, hindrance, look, numbered, rest};
+use super::plan::{absence, ambiguous, hindrance, look, numbered, rest, without_account};
 use super::step::{Because, Step};
-use super::world::{AccountView, World};
+use super::world::World;
 use crate::resources::reasons::Reason;
 use crate::resources::webhook::DeletionPolicy;
 
@@ -33,10 +33,10 @@ pub fn plan(world: &World) -> Step {
             None,
         );
     }
-    if let AccountView::NotReady(reason, message) = &world.account {
-        return rest(Because::Lacking(*reason, message.clone()), None);
-    }
-    if let Some(step) = hindrance(world).or_else(|| look(world)) {
+    if let Some(step) = without_account(world)
+        .or_else(|| hindrance(world))
+        .or_else(|| look(world))
+    {
         return step;
     }
     let by_url = &world.roster.by_url;

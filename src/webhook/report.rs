@@ -126,6 +126,11 @@ fn synced(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Verdict
     let (truth, reason, message) = match step {
         Step::Rest(Rest { because, .. }) => match because {
             Because::InSync => return in_sync(),
+            Because::Starting => (
+                Truth::Unknown,
+                Reason::Working,
+                "The account was not looked at yet.".to_owned(),
+            ),
             Because::Gone => (
                 Truth::False,
                 Reason::Deleting,
@@ -160,7 +165,7 @@ fn synced(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Verdict
         Step::Keyring(_) if seen(Truth::False) == Truth::True => return in_sync(),
         Step::AddFinalizer
         | Step::Keyring(_)
-        | Step::List(_)
+        | Step::List(..)
         | Step::Create(_)
         | Step::Patch(..)
         | Step::Delete(..)
@@ -283,7 +288,7 @@ fn verified(world: &World) -> Verdict {
 fn progress(step: &Step) -> Option<Verdict> {
     match step {
         Step::Rest(Rest { because, .. }) => match because {
-            Because::InSync | Because::Gone | Because::Lacking(..) => None,
+            Because::InSync | Because::Starting | Because::Gone | Because::Lacking(..) => None,
             Because::Settling => Some(verdict(
                 RECONCILING,
                 Truth::True,
@@ -309,7 +314,7 @@ fn progress(step: &Step) -> Option<Verdict> {
         // What is left to do once the remote webhook is as written keeps nobody waiting.
         Step::Test(_) | Step::Keyring(_) => None,
         Step::AddFinalizer
-        | Step::List(_)
+        | Step::List(..)
         | Step::Create(_)
         | Step::Patch(..)
         | Step::Delete(..)

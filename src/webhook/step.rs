@@ -12,8 +12,9 @@ pub enum Step {
     AddFinalizer,
     /// Change the keyring.
     Keyring(KeyringChange),
-    /// Make a list that begins now.
-    List(&'static str),
+    /// Make sure of a list that began no longer ago than this, and why. Whoever needs one first makes it, and
+    /// everyone whose need it meets shares it.
+    List(Duration, &'static str),
     /// Create the remote webhook.
     Create(Draft),
     /// Change the remote webhook.
@@ -102,6 +103,8 @@ pub struct Rest {
 /// Why there is nothing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Because {
+    /// The account was not looked at yet. Nothing is reported: after a restart, what was said last still holds.
+    Starting,
     /// All is as written.
     InSync,
     /// The outcome of a request must show first.

@@ -60,6 +60,8 @@ pub struct World {
 /// The account as far as a webhook is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccountView {
+    /// This process has not looked at it yet.
+    Unknown,
     /// It can be asked.
     Ready,
     /// It cannot, and here is why.
