@@ -163,7 +163,7 @@ pub(super) fn hindrance(world: &World) -> Option<Step> {
 /// What must be known of CHeKT before anything is decided.
 pub(super) fn look(world: &World) -> Option<Step> {
     let Some(age) = world.roster.age else {
-        return Some(Step::List(FRESH, "nothing complete was listed yet"));
+        return Some(Step::List(FRESH / 2, "nothing complete was listed yet"));
     };
     if world.reconcile_requested.is_some()
         && world.reconcile_requested != world.status.last_handled_reconcile_at
@@ -207,7 +207,7 @@ pub(super) fn absence(world: &World) -> Option<Step> {
             return Some(step);
         }
     }
-    (age > FRESH).then_some(Step::List(FRESH, "the last list is too old to rest on"))
+    (age > FRESH).then_some(Step::List(FRESH / 2, "the last list is too old to rest on"))
 }
 
 fn create(world: &World, keyring: &Keyring) -> Step {
