@@ -6,3 +6,4 @@ mod harness;
 
 mod control_plane;
 mod resources;
+mod rings;
