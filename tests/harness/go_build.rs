@@ -1,0 +1,229 @@
+//! Builds the control plane's programs with Go and shows how far it is: a cold build takes minutes, and a silent
+//! minute looks like a hang.
+
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::reaper;
+
+/// The toolchain that is fetched when the one at hand is not Go 1.26. An API server built with Go 1.27 answers 503 on
+/// OpenAPI v2, which breaks `kubectl apply` and `kubectl explain` (measured).
+const TOOLCHAIN: &str = "go1.26.8";
+
+/// Without a version the server calls itself v0.0.0-master and refuses feature gates.
+const LDFLAGS: &str = "-s -w \
+    -X k8s.io/component-base/version.gitVersion=v1.37.2 \
+    -X k8s.io/component-base/version.gitMajor=1 \
+    -X k8s.io/component-base/version.gitMinor=37 \
+    -X k8s.io/component-base/version.gitTreeState=clean";
+
+/// Everything beside go.mod and go.sum that decides what comes out; part of the cache folder's name.
+pub const RECIPE: &str = "1: go1.26, CGO_ENABLED=0, -trimpath, v1.37.2";
+
+const PROGRAMS: [(&str, &str); 4] = [
+    ("etcd", "go.etcd.io/etcd/server/v3"),
+    ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    (
+        "kube-controller-manager",
+        "k8s.io/kubernetes/cmd/kube-controller-manager",
+    ),
+    ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+];
+
+/// Builds all programs of the module in `module` into `out`.
+///
+/// # Errors
+/// When Go is missing or fails, with the end of what it said.
+pub fn build_all(module: &Path, out: &Path) -> anyhow::Result<()> {
+    let toolchain = toolchain()?;
+    let start = Instant::now();
+    say(&format!(
+        "building the control plane for tests with Go (once; minutes on a new machine) into {}",
+        out.with_extension("").display()
+    ));
+    let go = |args: &[&str]| {
+        let mut command = Command::new("go");
+        command
+            .args(args)
+            .current_dir(module)
+            .env("GOTOOLCHAIN", toolchain)
+            .env("CGO_ENABLED", "0")
+            .env("GOWORK", "off")
+            .env("GOFLAGS", "");
+        command
+    };
+    // Listing what is needed fetches what is missing, and tells of each module.
+    let mut list = go(&["list", "-deps"]);
+    list.args(PROGRAMS.map(|(_, package)| package));
+    run(list, &mut Meter::new("sources", "modules", None))?;
+    for (name, package) in PROGRAMS {
+        let listed = go(&["list", "-deps", package])
+            .output()
+            .context("cannot run `go list`")?;
+        anyhow::ensure!(
+            listed.status.success(),
+            "`go list -deps {package}` failed:\n{}",
+            String::from_utf8_lossy(&listed.stderr)
+        );
+        let packages = listed.stdout.split(|byte| *byte == b'\n').count() - 1;
+        let target = out.join(name);
+        let mut build = go(&[
+            "build",
+            "-v",
+            "-trimpath",
+            "-buildvcs=false",
+            "-ldflags",
+            LDFLAGS,
+        ]);
+        build.arg("-o").arg(&target).arg(package);
+        run(build, &mut Meter::new(name, "packages", Some(packages)))?;
+    }
+    say(&format!(
+        "the control plane is built, {}",
+        spoken(start.elapsed())
+    ));
+    Ok(())
+}
+
+/// Writes a line for the person who waits. Not by `eprintln!`, which `cargo test` would hold back.
+pub fn say(line: &str) {
+    // Progress that nobody can read is not worth failing for.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+fn toolchain() -> anyhow::Result<&'static str> {
+    let output = Command::new("go")
+        .args(["env", "GOVERSION"])
+        .env("GOTOOLCHAIN", "local")
+        .output()
+        .context(
+            "cannot run `go`: install Go 1.26 or later (https://go.dev/dl), or point KUBEBUILDER_ASSETS at a folder \
+             of setup-envtest",
+        )?;
+    let version = String::from_utf8_lossy(&output.stdout);
+    if version.starts_with("go1.26") {
+        Ok("local")
+    } else {
+        Ok(TOOLCHAIN)
+    }
+}
+
+/// Runs a command of Go's and counts the lines of its standard error, one for each thing done.
+fn run(mut command: Command, meter: &mut Meter) -> anyhow::Result<()> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut go = reaper::spawn(&mut command).context("cannot run `go`")?;
+    let stderr = go.take_stderr().context("go has no standard error")?;
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let mut said: Vec<String> = Vec::new();
+    loop {
+        match lines.recv_timeout(Duration::from_secs(1)) {
+            Ok(line) => {
+                meter.done += 1;
+                said.push(line);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        meter.show();
+    }
+    // Its standard error is closed, so it is at its end.
+    let status = loop {
+        if let Some(status) = go.ended()? {
+            break status;
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    let tail = said[said.len().saturating_sub(30)..].join("\n");
+    anyhow::ensure!(status.success(), "{command:?} failed:\n{tail}");
+    meter.finish();
+    Ok(())
+}
+
+/// How far one command is, on one line that is written over on a terminal, else on a new line now and then.
+struct Meter {
+    name: String,
+    unit: &'static str,
+    total: Option<usize>,
+    done: usize,
+    start: Instant,
+    shown: Instant,
+}
+
+impl Meter {
+    fn new(name: &str, unit: &'static str, total: Option<usize>) -> Self {
+        let now = Instant::now();
+        Meter {
+            name: name.to_owned(),
+            unit,
+            total,
+            done: 0,
+            start: now,
+            shown: now,
+        }
+    }
+
+    fn show(&mut self) {
+        let (terminal, pause) = if io::stderr().is_terminal() {
+            (true, Duration::from_millis(200))
+        } else {
+            (false, Duration::from_secs(10))
+        };
+        if self.shown.elapsed() < pause {
+            return;
+        }
+        self.shown = Instant::now();
+        let line = self.line();
+        if terminal {
+            let _ = write!(io::stderr(), "\r\x1b[K{line}");
+        } else {
+            say(&line);
+        }
+    }
+
+    fn line(&self) -> String {
+        let done = match self.total {
+            // Packages that Go had built before are not printed, so the last number may stay below the total.
+            Some(total) => format!("{}/{total}", self.done.min(total)),
+            None => self.done.to_string(),
+        };
+        format!(
+            "  {}: {done} {}, {}",
+            self.name,
+            self.unit,
+            spoken(self.start.elapsed())
+        )
+    }
+
+    fn finish(&self) {
+        let clear = if io::stderr().is_terminal() {
+            "\r\x1b[K"
+        } else {
+            ""
+        };
+        let took = spoken(self.start.elapsed());
+        let _ = writeln!(io::stderr(), "{clear}  {}: done, {took}", self.name);
+    }
+}
+
+fn spoken(span: Duration) -> String {
+    match (span.as_secs() / 60, span.as_secs() % 60) {
+        (0, seconds) => format!("{seconds}s"),
+        (minutes, seconds) => format!("{minutes}m{seconds:02}s"),
+    }
+}

@@ -1,0 +1,34 @@
+//! The harness: starts the real thing for tests and for the demo, and leaves nothing behind.
+//!
+//! ```text
+//! Stage ─┬─ ControlPlane   etcd, kube-apiserver, kube-controller-manager: one per test process
+//!        ├─ Cluster        kubectl and a client in it; a namespace of its own per test
+//!        ├─ Gate           a cut that can be made between a process and a server
+//!        └─ Process        our own binary as sandbox, receiver and controller, on port 0
+//!              └─ reaper   ends all of it, whatever becomes of the test
+//! ```
+//!
+//! Every function gives back an error that says what was seen, so that a test may end with `?` and the demo may
+//! print it. Nothing here sleeps to let something happen: [`eventually`] looks until a deadline.
+
+// Each binary that includes this module uses only a part of it.
+#![allow(dead_code, unused_imports)]
+
+pub mod assets;
+pub mod cluster;
+pub mod control_plane;
+pub mod eventually;
+pub mod gate;
+pub mod go_build;
+pub mod process;
+pub mod reaper;
+pub mod sandbox_client;
+pub mod stage;
+
+pub use cluster::Cluster;
+pub use control_plane::{ControlPlane, Identity};
+pub use eventually::eventually;
+pub use gate::Gate;
+pub use process::{Launch, Process, Role};
+pub use sandbox_client::SandboxClient;
+pub use stage::{Stage, StageOptions};
