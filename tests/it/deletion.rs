@@ -11,11 +11,20 @@ use crate::harness::{Stage, StageOptions, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
-async fn ready(idea: &str, more: serde_json::Value, options: StageOptions) -> anyhow::Result<Stage> {
+async fn ready(
+    idea: &str,
+    more: serde_json::Value,
+    options: StageOptions,
+) -> anyhow::Result<Stage> {
     let stage = Stage::with(idea, options).await?;
     stage.apply_account("10s").await?;
-    stage.apply_webhook("alarms", &["alarm.triggered"], more).await?;
-    stage.users.webhook_condition("alarms", VERIFIED, "True", SOON).await?;
+    stage
+        .apply_webhook("alarms", &["alarm.triggered"], more)
+        .await?;
+    stage
+        .users
+        .webhook_condition("alarms", VERIFIED, "True", SOON)
+        .await?;
     Ok(stage)
 }
 
@@ -23,48 +32,97 @@ async fn ready(idea: &str, more: serde_json::Value, options: StageOptions) -> an
 async fn the_remote_webhook_is_gone_before_the_object_is() -> anyhow::Result<()> {
     let stage = ready("delete", json!({}), StageOptions::default()).await?;
     // As long as the DELETE is not answered, the object must stay.
-    let fault = json!([{"route": "delete", "when": "before", "effect": {"stall_ms": 2_000}, "times": 1}]);
-    stage.chekt.set_faults(&serde_json::from_value::<Vec<_>>(fault)?).await?;
-    stage.users.webhooks().delete("alarms", &DeleteParams::default()).await?;
-    eventually("the object to be gone and nothing to be left of it", SOON, || async {
-        let object = stage.users.webhooks().get_opt("alarms").await?;
-        let remote = stage.chekt.webhooks().await?;
-        match (object, remote.len()) {
-            (None, 0) => Ok(Ok(())),
-            (None, n) => Ok(Err(anyhow::anyhow!("the object is gone and {n} remote webhooks are not"))),
-            (Some(_), n) => Err(anyhow::anyhow!("object there, {n} remote webhooks")),
-        }
-    })
+    let fault =
+        json!([{"route": "delete", "when": "before", "effect": {"stall_ms": 2_000}, "times": 1}]);
+    stage
+        .chekt
+        .set_faults(&serde_json::from_value::<Vec<_>>(fault)?)
+        .await?;
+    stage
+        .users
+        .webhooks()
+        .delete("alarms", &DeleteParams::default())
+        .await?;
+    eventually(
+        "the object to be gone and nothing to be left of it",
+        SOON,
+        || async {
+            let object = stage.users.webhooks().get_opt("alarms").await?;
+            let remote = stage.chekt.webhooks().await?;
+            match (object, remote.len()) {
+                (None, 0) => Ok(Ok(())),
+                (None, n) => Ok(Err(anyhow::anyhow!(
+                    "the object is gone and {n} remote webhooks are not"
+                ))),
+                (Some(_), n) => Err(anyhow::anyhow!("object there, {n} remote webhooks")),
+            }
+        },
+    )
     .await??;
     assert_eq!(stage.chekt.ledger(0).await?.calls("delete").len(), 1);
-    let keyrings = stage.operator.kubectl(&["get", "secret", "-l", "chekt.com/keyring", "-o", "name"]).await?.ok()?;
+    let keyrings = stage
+        .operator
+        .kubectl(&["get", "secret", "-l", "chekt.com/keyring", "-o", "name"])
+        .await?
+        .ok()?;
     assert_eq!(keyrings.trim(), "");
     Ok(())
 }
 
 #[tokio::test]
 async fn with_orphan_the_remote_webhook_stays() -> anyhow::Result<()> {
-    let stage = ready("orphan", json!({"deletionPolicy": "Orphan"}), StageOptions::default()).await?;
+    let stage = ready(
+        "orphan",
+        json!({"deletionPolicy": "Orphan"}),
+        StageOptions::default(),
+    )
+    .await?;
     let mark = stage.chekt.mark().await?;
-    stage.users.webhooks().delete("alarms", &DeleteParams::default()).await?;
+    stage
+        .users
+        .webhooks()
+        .delete("alarms", &DeleteParams::default())
+        .await?;
     stage.users.webhook_gone("alarms", SOON).await?;
     assert_eq!(stage.chekt.webhooks().await?.len(), 1);
-    assert_eq!(stage.chekt.ledger(mark).await?.writes(), Vec::<String>::new());
+    assert_eq!(
+        stage.chekt.ledger(mark).await?.writes(),
+        Vec::<String>::new()
+    );
     Ok(())
 }
 
 #[tokio::test]
-async fn while_the_api_is_down_the_object_stays_says_why_and_goes_once_it_is_back() -> anyhow::Result<()> {
-    let options = StageOptions { gate_partner: true, ..StageOptions::default() };
+async fn while_the_api_is_down_the_object_stays_says_why_and_goes_once_it_is_back()
+-> anyhow::Result<()> {
+    let options = StageOptions {
+        gate_partner: true,
+        ..StageOptions::default()
+    };
     let mut stage = ready("down", json!({}), options).await?;
     if let Some(gate) = &mut stage.partner_gate {
         gate.cut().await;
     }
-    stage.users.webhooks().delete("alarms", &DeleteParams::default()).await?;
-    let why = stage.users.webhook_condition("alarms", READY, "False", SOON).await?;
-    assert!(why.message.starts_with("The remote webhook cannot be deleted yet"), "{}", why.message);
+    stage
+        .users
+        .webhooks()
+        .delete("alarms", &DeleteParams::default())
+        .await?;
+    let why = stage
+        .users
+        .webhook_condition("alarms", READY, "False", SOON)
+        .await?;
+    assert!(
+        why.message
+            .starts_with("The remote webhook cannot be deleted yet"),
+        "{}",
+        why.message
+    );
     throughout("the object to stay", Duration::from_secs(3), || async {
-        anyhow::ensure!(stage.users.webhooks().get_opt("alarms").await?.is_some(), "it went");
+        anyhow::ensure!(
+            stage.users.webhooks().get_opt("alarms").await?.is_some(),
+            "it went"
+        );
         Ok::<(), anyhow::Error>(())
     })
     .await?;
@@ -72,7 +130,10 @@ async fn while_the_api_is_down_the_object_stays_says_why_and_goes_once_it_is_bac
     if let Some(gate) = &mut stage.partner_gate {
         gate.restore().await?;
     }
-    stage.users.webhook_gone("alarms", Duration::from_secs(90)).await?;
+    stage
+        .users
+        .webhook_gone("alarms", Duration::from_secs(90))
+        .await?;
     assert_eq!(stage.chekt.webhooks().await?.len(), 0);
     Ok(())
 }
@@ -81,10 +142,25 @@ async fn while_the_api_is_down_the_object_stays_says_why_and_goes_once_it_is_bac
 async fn an_error_is_no_proof_that_a_webhook_is_gone() -> anyhow::Result<()> {
     let stage = ready("proof", json!({}), StageOptions::default()).await?;
     // CHeKT says "not found" about a webhook that is there: only lists may settle that.
-    let faults = json!([{"route": "delete", "when": "before", "effect": {"status": 404}, "times": 1}]);
-    stage.chekt.set_faults(&serde_json::from_value::<Vec<_>>(faults)?).await?;
-    stage.users.webhooks().delete("alarms", &DeleteParams::default()).await?;
-    stage.users.webhook_gone("alarms", Duration::from_secs(60)).await?;
-    assert_eq!(stage.chekt.webhooks().await?.len(), 0, "the object went and left its remote webhook behind");
+    let faults =
+        json!([{"route": "delete", "when": "before", "effect": {"status": 404}, "times": 1}]);
+    stage
+        .chekt
+        .set_faults(&serde_json::from_value::<Vec<_>>(faults)?)
+        .await?;
+    stage
+        .users
+        .webhooks()
+        .delete("alarms", &DeleteParams::default())
+        .await?;
+    stage
+        .users
+        .webhook_gone("alarms", Duration::from_secs(60))
+        .await?;
+    assert_eq!(
+        stage.chekt.webhooks().await?.len(),
+        0,
+        "the object went and left its remote webhook behind"
+    );
     Ok(())
 }

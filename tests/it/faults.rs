@@ -11,50 +11,100 @@ use crate::harness::{Stage, StageOptions};
 const SOON: Duration = Duration::from_secs(30);
 
 async fn ready(idea: &str) -> anyhow::Result<(Stage, String, String)> {
-    let stage = Stage::with(idea, StageOptions { gate_cluster: true, ..StageOptions::default() }).await?;
+    let stage = Stage::with(
+        idea,
+        StageOptions {
+            gate_cluster: true,
+            ..StageOptions::default()
+        },
+    )
+    .await?;
     stage.apply_account("10s").await?;
-    stage.apply_webhook("alarms", &["alarm.triggered"], json!({})).await?;
-    stage.users.webhook_condition("alarms", VERIFIED, "True", SOON).await?;
+    stage
+        .apply_webhook("alarms", &["alarm.triggered"], json!({}))
+        .await?;
+    stage
+        .users
+        .webhook_condition("alarms", VERIFIED, "True", SOON)
+        .await?;
     let url = stage.derived_url("alarms")?;
     let secret = stage.chekt.webhook_at(&url, SOON).await?.secret;
     Ok((stage, url, secret))
 }
 
 #[tokio::test]
-async fn a_receiver_killed_after_the_200_and_before_the_event_publishes_it_after_its_restart_once() -> anyhow::Result<()> {
+async fn a_receiver_killed_after_the_200_and_before_the_event_publishes_it_after_its_restart_once()
+-> anyhow::Result<()> {
     let (mut stage, url, secret) = ready("killed-receiver").await?;
-    let gate = stage.cluster_gate.as_mut().expect("the stage was asked for one");
+    let gate = stage
+        .cluster_gate
+        .as_mut()
+        .expect("the stage was asked for one");
     gate.cut().await;
     let body = r#"{"event":"alarm.triggered","data":{"alarm_id":"before-the-kill"}}"#;
     assert_eq!(post(&url, body, &sign(&secret, body)).await?, 200);
     stage.receiver.kill9()?;
     let none = stage.users.events_of("alarms").await?;
-    assert!(none.iter().all(|e| e.reason.as_deref() != Some("AlarmTriggered")), "published before the kill");
-    stage.cluster_gate.as_mut().expect("still there").restore().await?;
+    assert!(
+        none.iter()
+            .all(|e| e.reason.as_deref() != Some("AlarmTriggered")),
+        "published before the kill"
+    );
+    stage
+        .cluster_gate
+        .as_mut()
+        .expect("still there")
+        .restore()
+        .await?;
     stage.receiver.restart().await?;
-    stage.users.events_with_reason("alarms", "AlarmTriggered", 1, SOON).await?;
+    stage
+        .users
+        .events_with_reason("alarms", "AlarmTriggered", 1, SOON)
+        .await?;
     // CHeKT may send it again: it is still one Event.
     stage.receiver.ready(SOON).await?;
     assert_eq!(post(&url, body, &sign(&secret, body)).await?, 200);
-    stage.users.events_with_reason("alarms", "AlarmTriggered", 1, SOON).await?;
+    stage
+        .users
+        .events_with_reason("alarms", "AlarmTriggered", 1, SOON)
+        .await?;
     Ok(())
 }
 
 #[tokio::test]
-async fn with_the_api_server_down_for_20_s_every_delivery_is_acknowledged_and_published_afterwards() -> anyhow::Result<()> {
+async fn with_the_api_server_down_for_20_s_every_delivery_is_acknowledged_and_published_afterwards()
+-> anyhow::Result<()> {
     let (mut stage, url, secret) = ready("outage").await?;
-    stage.cluster_gate.as_mut().expect("the stage was asked for one").cut().await;
+    stage
+        .cluster_gate
+        .as_mut()
+        .expect("the stage was asked for one")
+        .cut()
+        .await;
     let start = std::time::Instant::now();
     let mut sent = 0;
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     while start.elapsed() < Duration::from_secs(20) {
         tick.tick().await;
-        let body = format!(r#"{{"event":"alarm.triggered","data":{{"alarm_id":"outage-{sent}"}}}}"#);
-        assert_eq!(post(&url, &body, &sign(&secret, &body)).await?, 200, "delivery {sent}");
+        let body =
+            format!(r#"{{"event":"alarm.triggered","data":{{"alarm_id":"outage-{sent}"}}}}"#);
+        assert_eq!(
+            post(&url, &body, &sign(&secret, &body)).await?,
+            200,
+            "delivery {sent}"
+        );
         sent += 1;
     }
-    stage.cluster_gate.as_mut().expect("still there").restore().await?;
-    stage.users.events_with_reason("alarms", "AlarmTriggered", sent, Duration::from_secs(60)).await?;
+    stage
+        .cluster_gate
+        .as_mut()
+        .expect("still there")
+        .restore()
+        .await?;
+    stage
+        .users
+        .events_with_reason("alarms", "AlarmTriggered", sent, Duration::from_secs(60))
+        .await?;
     Ok(())
 }
 
@@ -68,7 +118,10 @@ async fn sigterm_ends_the_receiver_in_order_and_what_it_took_is_published() -> a
     let status = stage.receiver.terminate(SOON).await?;
     assert_eq!(status.code(), Some(0));
     stage.receiver.restart().await?;
-    stage.users.events_with_reason("alarms", "AlarmTriggered", 20, SOON).await?;
+    stage
+        .users
+        .events_with_reason("alarms", "AlarmTriggered", 20, SOON)
+        .await?;
     let status = stage.controller()?.terminate(SOON).await?;
     assert_eq!(status.code(), Some(0));
     Ok(())

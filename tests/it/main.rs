@@ -4,6 +4,14 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod canary;
+mod change;
 mod control_plane;
+mod create;
+mod deletion;
+mod deliveries;
+mod faults;
+mod needs;
+mod quiet;
 mod resources;
 mod rings;

@@ -12,7 +12,8 @@ use crate::harness::{Stage, eventually};
 const HOW_MANY: usize = 100;
 
 #[tokio::test]
-async fn a_hundred_webhooks_are_a_hundred_posts_and_then_one_list_an_interval() -> anyhow::Result<()> {
+async fn a_hundred_webhooks_are_a_hundred_posts_and_then_one_list_an_interval() -> anyhow::Result<()>
+{
     let stage = Stage::new("hundred").await?;
     stage.apply_account("10s").await?;
     let items: Vec<_> = (0..HOW_MANY)
@@ -24,17 +25,37 @@ async fn a_hundred_webhooks_are_a_hundred_posts_and_then_one_list_an_interval() 
             })
         })
         .collect();
-    stage.users.apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()).await?;
+    stage
+        .users
+        .apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
+        .await?;
     let verified = |w: &ChektWebhook| {
-        let conditions = w.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
-        conditions.iter().filter(|c| (c.type_ == "Ready" || c.type_ == "Verified") && c.status == "True").count() == 2
+        let conditions = w
+            .status
+            .as_ref()
+            .map(|s| s.conditions.as_slice())
+            .unwrap_or_default();
+        conditions
+            .iter()
+            .filter(|c| (c.type_ == "Ready" || c.type_ == "Verified") && c.status == "True")
+            .count()
+            == 2
     };
-    eventually("all of them to be verified", Duration::from_secs(120), || async {
-        let all = stage.users.webhooks().list(&ListParams::default()).await?.items;
-        let done = all.iter().filter(|w| verified(w)).count();
-        anyhow::ensure!(done == HOW_MANY, "{done} are");
-        Ok(())
-    })
+    eventually(
+        "all of them to be verified",
+        Duration::from_secs(120),
+        || async {
+            let all = stage
+                .users
+                .webhooks()
+                .list(&ListParams::default())
+                .await?
+                .items;
+            let done = all.iter().filter(|w| verified(w)).count();
+            anyhow::ensure!(done == HOW_MANY, "{done} are");
+            Ok(())
+        },
+    )
     .await?;
     let ledger = stage.chekt.ledger(0).await?;
     assert_eq!(ledger.calls("create").len(), HOW_MANY);
@@ -43,15 +64,21 @@ async fn a_hundred_webhooks_are_a_hundred_posts_and_then_one_list_an_interval() 
 
     // The receiver may still have a status to write; the quiet begins when nothing has changed for a while.
     let still = std::sync::Mutex::new((Vec::new(), std::time::Instant::now()));
-    let before = eventually("the objects to be still", Duration::from_secs(90), || async {
-        let now = resource_versions(&stage).await?;
-        let mut still = still.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if still.0 != now {
-            *still = (now, std::time::Instant::now());
-        }
-        anyhow::ensure!(still.1.elapsed() > Duration::from_secs(3), "they change");
-        Ok(still.0.clone())
-    })
+    let before = eventually(
+        "the objects to be still",
+        Duration::from_secs(90),
+        || async {
+            let now = resource_versions(&stage).await?;
+            let mut still = still
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            if still.0 != now {
+                *still = (now, std::time::Instant::now());
+            }
+            anyhow::ensure!(still.1.elapsed() > Duration::from_secs(3), "they change");
+            Ok(still.0.clone())
+        },
+    )
     .await?;
     let mark = stage.chekt.mark().await?;
     let start = std::time::Instant::now();
@@ -59,7 +86,10 @@ async fn a_hundred_webhooks_are_a_hundred_posts_and_then_one_list_an_interval() 
     let quiet = Duration::from_secs(21);
     throughout("no Kubernetes write", quiet, || async {
         // A write changes a resource version, and no later write brings the old one back.
-        anyhow::ensure!(resource_versions(&stage).await? == before, "an object changed");
+        anyhow::ensure!(
+            resource_versions(&stage).await? == before,
+            "an object changed"
+        );
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok::<(), anyhow::Error>(())
     })
@@ -67,21 +97,52 @@ async fn a_hundred_webhooks_are_a_hundred_posts_and_then_one_list_an_interval() 
     let ledger = stage.chekt.ledger(mark).await?;
     assert_eq!(ledger.writes(), Vec::<String>::new());
     let lists = ledger.calls("list").len();
-    assert!((2..=3).contains(&lists), "{lists} lists in {:?}", start.elapsed());
+    assert!(
+        (2..=3).contains(&lists),
+        "{lists} lists in {:?}",
+        start.elapsed()
+    );
     Ok(())
 }
 
 /// Name and resource version of everything that the operator may write.
 async fn resource_versions(stage: &Stage) -> anyhow::Result<Vec<(String, Option<String>)>> {
     let mut all = Vec::new();
-    for object in stage.users.webhooks().list(&ListParams::default()).await?.items {
-        all.push((format!("webhook {:?}", object.metadata.name), object.metadata.resource_version));
+    for object in stage
+        .users
+        .webhooks()
+        .list(&ListParams::default())
+        .await?
+        .items
+    {
+        all.push((
+            format!("webhook {:?}", object.metadata.name),
+            object.metadata.resource_version,
+        ));
     }
-    for object in stage.users.accounts().list(&ListParams::default()).await?.items {
-        all.push((format!("account {:?}", object.metadata.name), object.metadata.resource_version));
+    for object in stage
+        .users
+        .accounts()
+        .list(&ListParams::default())
+        .await?
+        .items
+    {
+        all.push((
+            format!("account {:?}", object.metadata.name),
+            object.metadata.resource_version,
+        ));
     }
-    for object in stage.operator.secrets().list(&ListParams::default()).await?.items {
-        all.push((format!("secret {:?}", object.metadata.name), object.metadata.resource_version));
+    for object in stage
+        .operator
+        .secrets()
+        .list(&ListParams::default())
+        .await?
+        .items
+    {
+        all.push((
+            format!("secret {:?}", object.metadata.name),
+            object.metadata.resource_version,
+        ));
     }
     Ok(all)
 }
