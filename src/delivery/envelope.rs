@@ -92,12 +92,11 @@ pub(super) fn read(body: &[u8]) -> Result<Envelope, Unreadable> {
     if timestamp.is_none() {
         flaws.push(Flaw::NoTimestamp);
     }
-    let data = match fields.remove("data") {
-        Some(Value::Object(data)) => data,
-        _ => {
-            flaws.push(Flaw::NoData);
-            Map::new()
-        }
+    let data = if let Some(Value::Object(data)) = fields.remove("data") {
+        data
+    } else {
+        flaws.push(Flaw::NoData);
+        Map::new()
     };
     Ok(Envelope {
         event,

@@ -88,7 +88,7 @@ fn sentence(kind: Kind, envelope: &Envelope) -> String {
     let site = || text("site_name").or_else(|| text("site_id"));
     let at_site = || site().map(|s| format!(" at site {s}")).unwrap_or_default();
     let a_device = || device().map_or_else(|| "A device".to_owned(), |d| format!("Device {d}"));
-    let a_site = || site().map_or_else(|| "A site".to_owned(), |s| format!("Site {s}"));
+    let the_site = || site().map_or_else(|| "A site".to_owned(), |s| format!("Site {s}"));
     let alarm = || text("alarm_id").map_or_else(|| "An alarm".to_owned(), |a| format!("Alarm {a}"));
     match kind {
         Kind::AlarmTriggered => {
@@ -109,9 +109,9 @@ fn sentence(kind: Kind, envelope: &Envelope) -> String {
         },
         Kind::DeviceRegistered => format!("{} was registered{}.", a_device(), at_site()),
         Kind::DeviceRemoved => format!("{} was removed{}.", a_device(), at_site()),
-        Kind::SiteArmed => format!("{} was armed.", a_site()),
-        Kind::SiteDisarmed => format!("{} was disarmed.", a_site()),
-        Kind::SiteCreated => format!("{} was created.", a_site()),
+        Kind::SiteArmed => format!("{} was armed.", the_site()),
+        Kind::SiteDisarmed => format!("{} was disarmed.", the_site()),
+        Kind::SiteCreated => format!("{} was created.", the_site()),
         Kind::WebhookTest => {
             "A test delivery arrived: CHeKT reaches this receiver, and the signature fits."
                 .to_owned()

@@ -46,7 +46,6 @@ pub struct Known {
 
 impl Received {
     /// Makes the record of a delivery, with what the body was read as.
-    #[must_use]
     pub fn new(
         delivery: Delivery<Verified>,
         known: &Known,
