@@ -1,7 +1,9 @@
 //! The edge to Kubernetes: one client, one deadline a call, and the few words an error is worth.
 
 pub mod client;
+pub mod deliveries;
 pub mod error;
+pub mod events;
 pub mod secrets;
 pub mod write;
 

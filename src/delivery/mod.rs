@@ -1,1 +1,26 @@
 //! What is decided about a delivery: no async, no client, no clock.
+//!
+//! ```text
+//! Delivery<Unverified> --verify--> Delivery<Verified> --receive--> Received --event::build--> Event
+//!   bytes, no meaning                bytes we may read               what the journal keeps
+//! ```
+//!
+//! The arrow only goes right: an unverified body has no method that reads it.
+
+pub mod catalogue;
+pub mod envelope;
+pub mod event;
+pub mod identity;
+pub mod labels;
+pub mod note;
+pub mod pacing;
+pub mod profile;
+pub mod received;
+pub mod signature;
+
+pub use catalogue::{Class, Kind};
+pub use envelope::{Envelope, Unreadable};
+pub use identity::DeliveryKey;
+pub use profile::Profile;
+pub use received::Received;
+pub use signature::{Delivery, KeyPlace, Refused, Signatures, Unverified, Verified};

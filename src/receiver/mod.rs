@@ -1,18 +1,298 @@
-//! The receiver process.
+//! The receiver process: signed POSTs in, Events out, and a journal between the two.
+//!
+//! ```text
+//! server -> ingest -> journal -> 200          the sender waits for this much
+//!                     journal -> publisher -> Event
+//! watch  -> keyring (index)      reports -> status.deliveries
+//! ```
 
+pub mod ingest;
+pub mod keyring;
+pub mod linger;
+pub mod metrics;
+pub mod publisher;
+pub mod server;
+pub mod status;
+pub mod watch;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
 use clap::Args;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::cluster::client;
+use crate::delivery::pacing::Pace;
+use crate::delivery::profile;
+use crate::journal::{self, Journal};
+use crate::ops;
+use crate::ops::health::Readiness;
+use ingest::Ingest;
+use keyring::Index;
+use metrics::Metrics;
+use publisher::Publisher;
+use status::Reports;
 
 /// Flags of the receiver.
 #[derive(Debug, Args)]
-pub struct ReceiverArgs {}
+pub struct ReceiverArgs {
+    /// Where deliveries arrive, as address:port. Port 0 takes a free one, which the log names.
+    #[arg(long, env = "CHEKT_LISTEN", default_value = "[::]:8080")]
+    pub listen: SocketAddr,
+
+    /// Where probes and metrics are, as address:port.
+    #[arg(long, env = "CHEKT_OPS_ADDRESS", default_value = "[::]:8081")]
+    pub ops_address: SocketAddr,
+
+    /// The directory of the journal; it is made if it is not there. Each receiver needs its own.
+    #[arg(
+        long,
+        env = "CHEKT_JOURNAL",
+        value_name = "DIR",
+        default_value = "/var/lib/chekt-operator/journal"
+    )]
+    pub journal: PathBuf,
+
+    /// The most deliveries that may wait to be published; beyond that the answer is 503.
+    #[arg(
+        long,
+        env = "CHEKT_JOURNAL_MAX_RECORDS",
+        value_name = "N",
+        default_value_t = 100_000,
+        value_parser = clap::value_parser!(i64).range(1..)
+    )]
+    pub journal_max_records: i64,
+
+    /// The most MiB that the bodies of waiting deliveries may have together; beyond that the answer is 503.
+    #[arg(
+        long,
+        env = "CHEKT_JOURNAL_MAX_MIB",
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(i64).range(1..=1_048_576)
+    )]
+    pub journal_max_mib: i64,
+
+    /// The namespace that holds the keyrings.
+    #[arg(long, env = "CHEKT_OPERATOR_NAMESPACE", value_name = "NS")]
+    pub operator_namespace: String,
+
+    /// A namespace whose webhooks are received for; may be given several times. Default: all namespaces.
+    #[arg(
+        long = "watch-namespace",
+        env = "CHEKT_WATCH_NAMESPACE",
+        value_name = "NS",
+        value_delimiter = ','
+    )]
+    pub watch_namespaces: Vec<String>,
+
+    /// How many Events a second a namespace may get in the long run.
+    #[arg(
+        long,
+        env = "CHEKT_EVENTS_PER_SECOND",
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub events_per_second: u32,
+
+    /// How many Events a namespace may get at once after a time of silence.
+    #[arg(
+        long,
+        env = "CHEKT_EVENTS_BURST",
+        value_name = "N",
+        default_value_t = 200,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub events_burst: u32,
+
+    /// How many connections may be open at once.
+    #[arg(
+        long,
+        env = "CHEKT_MAX_CONNECTIONS",
+        value_name = "N",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub max_connections: u32,
+
+    /// How many seconds to go on accepting connections after the signal to end, so that whoever sends us traffic can
+    /// notice that we are not ready.
+    #[arg(
+        long,
+        env = "CHEKT_DRAIN_DELAY",
+        value_name = "SECONDS",
+        default_value_t = 0
+    )]
+    pub drain_delay: u32,
+
+    /// How many seconds to go on publishing what waits after the last connection has ended.
+    #[arg(
+        long,
+        env = "CHEKT_DRAIN_TIMEOUT",
+        value_name = "SECONDS",
+        default_value_t = 8
+    )]
+    pub drain_timeout: u32,
+
+    /// The name of this receiver in the Events that it makes. Default: the host name, which is the pod's.
+    #[arg(long, env = "CHEKT_INSTANCE", value_name = "NAME")]
+    pub instance: Option<String>,
+}
 
 /// Runs the receiver until `end` is cancelled.
 ///
 /// # Errors
 /// Whatever keeps it from starting or from going on.
 pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<()> {
-    let _ = args;
-    end.cancelled().await;
+    let limits = journal::Limits {
+        max_records: args.journal_max_records,
+        max_bytes: args.journal_max_mib.saturating_mul(1024 * 1024),
+        ..journal::Limits::default()
+    };
+    let (journal, feed) = Journal::open(&args.journal, limits)?;
+    let client = client::connect().await?;
+    let public = listen(args.listen).await?;
+    let ops = listen(args.ops_address).await?;
+
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let readiness = Readiness::new();
+    let keyrings_read = readiness.gate("keyrings", "webhooks and keyrings are being read");
+    let serving = readiness.gate("receiver", "starting");
+
+    let scopes = scopes(args.watch_namespaces);
+    let (index, indexed) = tokio::sync::watch::channel(Index::new(scopes.len()));
+    let reports = Reports::default();
+
+    // None of these ends by itself; if one does, the process has no reason to go on.
+    let mut background = JoinSet::new();
+    for (scope, namespace) in scopes.into_iter().enumerate() {
+        background.spawn(watch::webhooks(
+            client.clone(),
+            scope,
+            namespace,
+            index.clone(),
+        ));
+    }
+    background.spawn(watch::keyrings(
+        client.clone(),
+        args.operator_namespace,
+        index,
+    ));
+    background.spawn({
+        let mut indexed = indexed.clone();
+        async move {
+            if indexed.wait_for(Index::is_read).await.is_ok() {
+                keyrings_read.open();
+            }
+            std::future::pending::<()>().await;
+        }
+    });
+
+    let (ops_end, work_end) = (CancellationToken::new(), CancellationToken::new());
+    tracing::info!(role = "receiver", public = %public.local_addr()?, ops = %ops.local_addr()?, "listening");
+    background.spawn({
+        let serve = ops::server::serve(ops, registry, readiness, ops_end.clone());
+        async move {
+            if let Err(error) = serve.await {
+                tracing::error!(%error, "the operations server has ended");
+            }
+        }
+    });
+
+    let mut publisher = tokio::spawn(
+        Publisher {
+            journal: journal.clone(),
+            feed,
+            client: client.clone(),
+            pace: Pace {
+                per_second: f64::from(args.events_per_second),
+                burst: args.events_burst,
+            },
+            instance: args.instance.unwrap_or_else(host_name),
+            metrics: metrics.clone(),
+            last: Duration::from_secs(u64::from(args.drain_timeout)),
+        }
+        .run(work_end.clone()),
+    );
+    let mut status = tokio::spawn(reports.clone().run(
+        client,
+        indexed.clone(),
+        metrics.clone(),
+        work_end.clone(),
+    ));
+
+    let ingest = Arc::new(Ingest {
+        profile: profile::PARTNER,
+        index: indexed,
+        journal: journal.clone(),
+        reports,
+        metrics,
+    });
+    let accept_end = CancellationToken::new();
+    let limits = server::Limits {
+        connections: usize::try_from(args.max_connections)?,
+        ..server::Limits::default()
+    };
+    let mut server = tokio::spawn(server::serve(public, ingest, limits, accept_end.clone()));
+    serving.open();
+
+    // What ends early leaves the rest to a new process: everything that was acknowledged is in the journal.
+    tokio::select! {
+        () = end.cancelled() => {}
+        ended = background.join_next() => anyhow::bail!("a background task has ended: {ended:?}"),
+        ended = &mut server => anyhow::bail!("the accept loop has ended: {ended:?}"),
+        ended = &mut publisher => anyhow::bail!("the publisher has ended: {ended:?}"),
+        ended = &mut status => anyhow::bail!("the status writer has ended: {ended:?}"),
+    }
+
+    serving.close("ending");
+    tokio::time::sleep(Duration::from_secs(u64::from(args.drain_delay))).await;
+    accept_end.cancel();
+    server.await.context("the accept loop")?;
+    work_end.cancel();
+    publisher.await.context("the publisher")?;
+    status.await.context("the status writer")?;
+    journal.close().await;
+    ops_end.cancel();
+    background.shutdown().await;
+    tracing::info!("ended");
     Ok(())
+}
+
+/// One watch for each namespace, or one for all.
+fn scopes(namespaces: Vec<String>) -> Vec<Option<String>> {
+    let mut namespaces: Vec<String> = namespaces
+        .into_iter()
+        .filter(|namespace| !namespace.is_empty())
+        .collect();
+    namespaces.sort();
+    namespaces.dedup();
+    if namespaces.is_empty() {
+        vec![None]
+    } else {
+        namespaces.into_iter().map(Some).collect()
+    }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+}
+
+/// The name that the kernel knows this host, or pod, by.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "receiver".to_owned(),
+        name => name.to_owned(),
+    }
 }

@@ -35,7 +35,10 @@ async fn a_bad_webhook_is_refused_with_words_that_help() -> anyhow::Result<()> {
             json!({"events": alarm, "url": "https://alarms.example.com/x"}),
             "write spec.secretRef, or leave spec.url out",
         ),
-        (json!({"events": []}), "name at least one event: write [alarm.triggered]"),
+        (
+            json!({"events": []}),
+            "name at least one event: write [alarm.triggered]",
+        ),
         (json!({}), "spec.events: Required value"),
         (json!({"events": ["Alarm"]}), "write alarm.triggered"),
         (

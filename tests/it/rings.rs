@@ -76,7 +76,11 @@ fn decisions_touch_no_clock_and_no_client() -> anyhow::Result<()> {
             continue;
         }
         // A test must take its moments from somewhere; what it tests is handed them.
-        let decisions = source.code.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        let decisions = source
+            .code
+            .split("#[cfg(test)]\nmod tests")
+            .next()
+            .unwrap_or_default();
         let found = IMPURE.iter().filter(|word| decisions.contains(*word));
         wrong.extend(found.map(|word| format!("{}: `{word}`", source.name)));
     }

@@ -1,0 +1,255 @@
+//! A delivery as a Kubernetes Event: one each, never a series, on the `ChektWebhook` and in its namespace.
+//!
+//! kube's recorder is not used: it folds Events of the same reason within six minutes into one and drops the later
+//! notes, which is right for transitions and wrong for alarms.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::Resource;
+
+use super::catalogue::Kind;
+use super::envelope::Envelope;
+use super::received::Received;
+use super::{identity, labels, note};
+use crate::resources::ChektWebhook;
+
+/// Who reports: the same for every receiver.
+pub const REPORTING_CONTROLLER: &str = "chekt.com/receiver";
+/// What was done.
+pub const ACTION: &str = "Received";
+/// Reason of the Event of a delivery that cannot be read.
+pub const UNREADABLE: &str = "DeliveryUnreadable";
+/// The longest name of a reporting instance (events.k8s.io/v1 validation).
+const LONGEST_INSTANCE: usize = 128;
+/// Annotations hold exact ids, but not of any length: all together may have 256 KiB.
+const LONGEST_ANNOTATION: usize = 4096;
+
+/// The name under which ids are found: field of `data`, and the end of the label and annotation.
+const IDS: [(&str, &str); 4] = [
+    ("site_id", "site-id"),
+    ("device_id", "device-id"),
+    ("alarm_id", "alarm-id"),
+    ("severity", "severity"),
+];
+
+/// The Event of a delivery, published at `now` by `instance` (the pod).
+#[must_use]
+pub fn build(received: &Received, instance: &str, now: Timestamp) -> Event {
+    let webhook = &received.webhook;
+    let digest = identity::body_digest(&received.body);
+    let mut marks = Marks::default();
+    marks.annotate("body-sha256", &digest);
+    marks.annotate("delivery-key", &received.key.to_string());
+    marks.annotate("received-at", &received.received_at.to_string());
+    marks.annotate("key-id", &received.key_id);
+    let (type_, reason, note) = match received.envelope() {
+        Ok(envelope) => {
+            let kind = Kind::of(&envelope.event);
+            let foreign = foreign_webhook_id(received, &envelope);
+            marks.of_envelope(&envelope);
+            if let Some(expected) = foreign {
+                marks.annotate("expected-webhook-id", expected);
+            }
+            let type_ = if kind.warns(&envelope) {
+                "Warning"
+            } else {
+                "Normal"
+            };
+            (type_, kind.reason(), note::of(kind, &envelope, foreign))
+        }
+        Err(why) => (
+            "Warning",
+            UNREADABLE,
+            note::of_unreadable(&why, received.body.len(), &digest),
+        ),
+    };
+    // Ours come last, so that a user's label cannot pose as one of them.
+    let mut all_labels = received.labels.clone();
+    all_labels.extend(marks.labels);
+    Event {
+        metadata: ObjectMeta {
+            name: Some(received.key.event_name(&webhook.name, &webhook.uid)),
+            namespace: Some(webhook.namespace.clone()),
+            labels: Some(all_labels),
+            annotations: Some(marks.annotations),
+            ..ObjectMeta::default()
+        },
+        action: Some(ACTION.to_owned()),
+        event_time: Some(MicroTime(now)),
+        note: Some(note),
+        reason: Some(reason.to_owned()),
+        regarding: Some(ObjectReference {
+            api_version: Some(ChektWebhook::api_version(&()).into_owned()),
+            kind: Some(ChektWebhook::kind(&()).into_owned()),
+            namespace: Some(webhook.namespace.clone()),
+            name: Some(webhook.name.clone()),
+            uid: Some(webhook.uid.clone()),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some(REPORTING_CONTROLLER.to_owned()),
+        reporting_instance: Some(bounded(instance, LONGEST_INSTANCE).to_owned()),
+        type_: Some(type_.to_owned()),
+        ..Event::default()
+    }
+}
+
+/// The id of our remote webhook, if it is known and the delivery names another one. Two webhooks with one secret
+/// look like this; the signature is valid, so it is shown and not refused.
+fn foreign_webhook_id<'r>(received: &'r Received, envelope: &Envelope) -> Option<&'r str> {
+    let ours = received.webhook_id.as_deref()?;
+    let named = envelope.webhook_id.as_deref()?;
+    (ours != named).then_some(ours)
+}
+
+#[derive(Default)]
+struct Marks {
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Marks {
+    fn annotate(&mut self, name: &str, text: &str) {
+        let text = bounded(text, LONGEST_ANNOTATION);
+        self.annotations
+            .insert(format!("chekt.com/{name}"), text.to_owned());
+    }
+
+    fn label(&mut self, name: &str, text: &str) {
+        self.labels
+            .insert(format!("chekt.com/{name}"), labels::value(text));
+    }
+
+    fn of_envelope(&mut self, envelope: &Envelope) {
+        self.label("event", &envelope.event);
+        self.annotate("event", &envelope.event);
+        if let Some(id) = &envelope.webhook_id {
+            self.label("webhook-id", id);
+            self.annotate("webhook-id", id);
+        }
+        if let Some(timestamp) = &envelope.timestamp {
+            self.annotate("sent-at", timestamp);
+        }
+        for (field, name) in IDS {
+            if let Some(text) = envelope.text(field) {
+                self.label(name, &text);
+                self.annotate(name, &text);
+            }
+        }
+    }
+}
+
+fn bounded(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Class, DeliveryKey};
+    use super::*;
+    use crate::resources::keyring::WebhookIdentity;
+
+    fn received(body: &str) -> Received {
+        Received {
+            key: DeliveryKey::of("u-1", body.as_bytes()),
+            occurrence: None,
+            webhook: WebhookIdentity {
+                namespace: "security".into(),
+                name: "alarms".into(),
+                uid: "u-1".into(),
+            },
+            class: Class::Alarm,
+            key_id: "k-1".into(),
+            received_at: Timestamp::from_second(1_700_000_000).unwrap(),
+            labels: BTreeMap::from([
+                ("team".into(), "blue".into()),
+                ("chekt.com/event".into(), "forged".into()),
+            ]),
+            webhook_id: Some("webhook_abc123".into()),
+            body: body.as_bytes().to_vec(),
+        }
+    }
+
+    fn built(body: &str) -> Event {
+        build(
+            &received(body),
+            "pod-1",
+            Timestamp::from_second(1_700_000_001).unwrap(),
+        )
+    }
+
+    #[test]
+    fn the_guides_alarm_is_this_event() {
+        let event = built(
+            r#"{"event":"alarm.triggered","webhook_id":"webhook_abc123","timestamp":"2024-01-15T14:20:00Z","data":{"alarm_id":"alarm_xyz789","site_id":"site_123","device_id":"device_456","severity":"high","zone":"Front Door"}}"#,
+        );
+        insta::assert_json_snapshot!(event);
+    }
+
+    #[test]
+    fn each_event_has_its_type_and_reason() {
+        for (event, data, type_, reason) in [
+            ("alarm.triggered", "{}", "Warning", "AlarmTriggered"),
+            ("alarm.cleared", "{}", "Normal", "AlarmCleared"),
+            ("alarm.acknowledged", "{}", "Normal", "AlarmAcknowledged"),
+            (
+                "device.status_changed",
+                r#"{"status":"Offline"}"#,
+                "Warning",
+                "DeviceStatusChanged",
+            ),
+            (
+                "device.status_changed",
+                r#"{"status":"online"}"#,
+                "Normal",
+                "DeviceStatusChanged",
+            ),
+            ("device.registered", "{}", "Normal", "DeviceRegistered"),
+            ("device.removed", "{}", "Normal", "DeviceRemoved"),
+            ("site.armed", "{}", "Normal", "SiteArmed"),
+            ("site.disarmed", "{}", "Normal", "SiteDisarmed"),
+            ("site.created", "{}", "Normal", "SiteCreated"),
+            ("webhook.test", "{}", "Normal", "WebhookTest"),
+            ("door.opened", "{}", "Normal", "UnknownEvent"),
+        ] {
+            let built = built(&format!(r#"{{"event":"{event}","data":{data}}}"#));
+            assert_eq!(built.type_.as_deref(), Some(type_), "{event}");
+            assert_eq!(built.reason.as_deref(), Some(reason), "{event}");
+        }
+        let broken = built("{");
+        assert_eq!(broken.type_.as_deref(), Some("Warning"));
+        assert_eq!(broken.reason.as_deref(), Some(UNREADABLE));
+    }
+
+    #[test]
+    fn a_foreign_webhook_id_under_a_valid_signature_is_visible() {
+        let event = built(r#"{"event":"site.armed","webhook_id":"w2","data":{}}"#);
+        let annotations = event.metadata.annotations.unwrap();
+        assert_eq!(
+            annotations["chekt.com/expected-webhook-id"],
+            "webhook_abc123"
+        );
+        assert!(event.note.unwrap().contains("names another webhook"));
+        let own = built(r#"{"event":"site.armed","webhook_id":"webhook_abc123","data":{}}"#);
+        assert!(
+            !own.metadata
+                .annotations
+                .unwrap()
+                .contains_key("chekt.com/expected-webhook-id")
+        );
+    }
+
+    #[test]
+    fn the_users_labels_are_on_it_and_cannot_pose_as_ours() {
+        let labels = built(r#"{"event":"site.armed"}"#).metadata.labels.unwrap();
+        assert_eq!(labels["team"], "blue");
+        assert_eq!(labels["chekt.com/event"], "site.armed");
+    }
+}

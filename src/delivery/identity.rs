@@ -1,0 +1,191 @@
+//! When two deliveries are the same, and the name of the Event that each becomes.
+//!
+//! CHeKT sends no delivery id (partner-api.md, 4.1), so a copy is recognised by its bytes. A retry that carries
+//! a fresh timestamp has other bytes; it is recognised only where the data names the occurrence, for
+//! `site.armed` twice in six minutes with equal data may well be two armings.
+
+use std::fmt;
+
+use data_encoding::{BASE32_NOPAD, HEXLOWER};
+use sha2::{Digest, Sha256};
+
+use super::envelope::Envelope;
+
+/// What two copies of one delivery share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryKey([u8; 32]);
+
+/// Fields of `data` that name an occurrence: with the same event and data, it is the same one.
+const OCCURRENCE: [&str; 2] = ["alarm_id", "event_id"];
+
+/// The longest name of an object (DNS-1123 subdomain).
+const LONGEST_NAME: usize = 253;
+
+impl DeliveryKey {
+    /// SHA-256 over the webhook's uid and the raw body.
+    #[must_use]
+    pub fn of(uid: &str, body: &[u8]) -> Self {
+        DeliveryKey(hash(&[uid.as_bytes(), body]))
+    }
+
+    /// The key of the occurrence: event, webhook and data without the sender's timestamp. `None` where the data
+    /// names no occurrence.
+    #[must_use]
+    pub fn of_occurrence(uid: &str, envelope: &Envelope) -> Option<Self> {
+        if !OCCURRENCE.iter().any(|f| envelope.text(f).is_some()) {
+            return None;
+        }
+        let mut data = String::new();
+        canonical(&serde_json::Value::Object(envelope.data.clone()), &mut data);
+        Some(DeliveryKey(hash(&[
+            uid.as_bytes(),
+            envelope.event.as_bytes(),
+            envelope.webhook_id.as_deref().unwrap_or("").as_bytes(),
+            data.as_bytes(),
+        ])))
+    }
+
+    /// A key as the journal holds it.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        DeliveryKey(bytes)
+    }
+
+    /// The bytes, for the journal.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first twelve hexadecimal digits: enough to find a delivery in a log.
+    #[must_use]
+    pub fn short(&self) -> String {
+        HEXLOWER.encode(&self.0[..6])
+    }
+
+    /// The name of the Event: the webhook's name, a dot, and a hash of uid and delivery key. A second replica, or
+    /// the same one after a crash, arrives at the same name and is told that it exists already.
+    ///
+    /// It is always a DNS-1123 subdomain of at most 253 bytes: a long webhook's name is cut.
+    #[must_use]
+    pub fn event_name(&self, webhook_name: &str, uid: &str) -> String {
+        let digest = hash(&[uid.as_bytes(), &self.0]);
+        // 160 bits are 32 characters without padding; nobody can make two that collide.
+        let tail = BASE32_NOPAD.encode(&digest[..20]).to_ascii_lowercase();
+        let room = LONGEST_NAME - 1 - tail.len();
+        let mut cut = webhook_name.len().min(room);
+        while !webhook_name.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        let head = webhook_name[..cut].trim_end_matches(['.', '-']);
+        format!("{head}.{tail}")
+    }
+}
+
+impl fmt::Display for DeliveryKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+/// SHA-256 of the body alone in hexadecimal, which a sender can compute as well.
+#[must_use]
+pub fn body_digest(body: &[u8]) -> String {
+    HEXLOWER.encode(&Sha256::digest(body))
+}
+
+/// Each part is preceded by its length, so that no two lists of parts give the same bytes.
+fn hash(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}
+
+/// JSON with its keys in order and without white space.
+fn canonical(value: &serde_json::Value, out: &mut String) {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort_unstable();
+            out.push('{');
+            for key in keys {
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                canonical(&map[key], out);
+                out.push(',');
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for item in items {
+                canonical(item, out);
+                out.push(',');
+            }
+            out.push(']');
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            out.push_str(&value.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::envelope;
+    use super::*;
+
+    fn occurrence(body: &str) -> Option<DeliveryKey> {
+        DeliveryKey::of_occurrence("u-1", &envelope::read(body.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn copies_share_a_key_and_other_bytes_or_another_webhook_do_not() {
+        let key = DeliveryKey::of("u-1", b"body");
+        assert_eq!(key, DeliveryKey::of("u-1", b"body"));
+        assert_ne!(key, DeliveryKey::of("u-1", b"body "));
+        assert_ne!(key, DeliveryKey::of("u-2", b"body"));
+        assert_ne!(DeliveryKey::of("u-1", b"1b"), DeliveryKey::of("u-11", b"b"));
+    }
+
+    #[test]
+    fn a_retry_with_a_fresh_timestamp_is_the_same_occurrence() {
+        let first = occurrence(
+            r#"{"event":"alarm.triggered","webhook_id":"w","timestamp":"1","data":{"alarm_id":"a","site_id":1}}"#,
+        );
+        let again = occurrence(
+            r#"{"data":{"site_id":1,"alarm_id":"a"},"timestamp":"2","webhook_id":"w","event":"alarm.triggered"}"#,
+        );
+        let other = occurrence(
+            r#"{"event":"alarm.cleared","webhook_id":"w","timestamp":"1","data":{"alarm_id":"a","site_id":1}}"#,
+        );
+        assert!(first.is_some());
+        assert_eq!(first, again);
+        assert_ne!(first, other);
+    }
+
+    #[test]
+    fn what_names_no_occurrence_has_no_occurrence_key() {
+        assert_eq!(
+            occurrence(r#"{"event":"site.armed","webhook_id":"w","data":{"site_id":1}}"#),
+            None
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_event_name_is_a_subdomain_of_at_most_253_bytes(name in "[a-z0-9]([-a-z0-9.]{0,260}[a-z0-9])?", body: Vec<u8>) {
+            let event = DeliveryKey::of("u-1", &body).event_name(&name, "u-1");
+            proptest::prop_assert!(event.len() <= 253);
+            proptest::prop_assert!(event.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.'));
+            proptest::prop_assert!(event.starts_with(|c: char| c.is_ascii_alphanumeric()));
+            let (head, tail) = event.rsplit_once('.').unwrap();
+            proptest::prop_assert!(head.ends_with(|c: char| c.is_ascii_alphanumeric()));
+            proptest::prop_assert_eq!(tail.len(), 32);
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The note of an Event: a sentence for people, then `key=value` pairs for their tools.
+//!
+//! It is at most 1,024 bytes, which is what the API server takes, and is cut on a character boundary. What comes
+//! first survives: the sentence, the ids, then the rest of the data in alphabetical order.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::catalogue::Kind;
+use super::envelope::{Envelope, Unreadable};
+
+/// The most bytes that the API server takes for a note (events.k8s.io/v1 validation).
+pub const LONGEST: usize = 1024;
+/// Stands at the end of what was cut.
+const ELLIPSIS: &str = "…";
+/// Fields of `data` that come first, because one looks for them first.
+const FIRST: [&str; 5] = ["alarm_id", "site_id", "device_id", "severity", "status"];
+/// A value in the sentence is shortened to this many characters; in the pairs it is whole if there is room.
+const IN_SENTENCE: usize = 80;
+
+/// The note of a delivery that could be read. `expected` is the id of our remote webhook if the delivery names
+/// another one.
+#[must_use]
+pub fn of(kind: Kind, envelope: &Envelope, expected: Option<&str>) -> String {
+    let mut note = sentence(kind, envelope);
+    if let Some(expected) = expected {
+        let named = envelope.webhook_id.as_deref().unwrap_or("");
+        let _ = write!(
+            note,
+            " It names another webhook than ours: {} instead of {}.",
+            quoted(&shortened(named)),
+            quoted(&shortened(expected))
+        );
+    }
+    if !envelope.flaws.is_empty() {
+        let fields: Vec<&str> = envelope.flaws.iter().map(|flaw| flaw.field()).collect();
+        let _ = write!(note, " It lacks {}.", fields.join(", "));
+    }
+    pair(&mut note, "event", &envelope.event);
+    for field in FIRST {
+        if let Some(text) = envelope.text(field) {
+            pair(&mut note, field, &text);
+        }
+    }
+    for (name, text) in [
+        ("webhook_id", &envelope.webhook_id),
+        ("timestamp", &envelope.timestamp),
+    ] {
+        if let Some(text) = text {
+            pair(&mut note, name, text);
+        }
+    }
+    let mut rest: Vec<(&String, &Value)> = envelope
+        .data
+        .iter()
+        .filter(|(name, _)| !FIRST.contains(&name.as_str()))
+        .collect();
+    rest.sort_unstable_by_key(|(name, _)| *name);
+    for (name, value) in rest {
+        let text = match value {
+            Value::Null => continue,
+            Value::Array(_) | Value::Object(_) => value.to_string(),
+            Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+                envelope.text(name).unwrap_or_default()
+            }
+        };
+        pair(&mut note, &quoted(name), &text);
+        if note.len() > LONGEST {
+            break;
+        }
+    }
+    cut(note)
+}
+
+/// The note of a delivery that could not be read. Nothing of its body is repeated but its length and digest.
+#[must_use]
+pub fn of_unreadable(why: &Unreadable, bytes: usize, digest: &str) -> String {
+    cut(format!(
+        "A delivery with a valid signature cannot be read: {why}. It is kept in the receiver's journal as a dead letter. \
+         bytes={bytes} sha256={digest}"
+    ))
+}
+
+fn sentence(kind: Kind, envelope: &Envelope) -> String {
+    let text = |field| envelope.text(field).map(|text| shown(&text));
+    let device = || text("device_name").or_else(|| text("device_id"));
+    let site = || text("site_name").or_else(|| text("site_id"));
+    let at_site = || site().map(|s| format!(" at site {s}")).unwrap_or_default();
+    let a_device = || device().map_or_else(|| "A device".to_owned(), |d| format!("Device {d}"));
+    let the_site = || site().map_or_else(|| "A site".to_owned(), |s| format!("Site {s}"));
+    let alarm = || text("alarm_id").map_or_else(|| "An alarm".to_owned(), |a| format!("Alarm {a}"));
+    match kind {
+        Kind::AlarmTriggered => {
+            let zone = text("zone").map(|z| format!(" in zone {z}"));
+            let by = device().map(|d| format!(" by device {d}"));
+            let severity = text("severity").map(|s| format!(", severity {s}"));
+            let parts = [zone, by, severity].map(Option::unwrap_or_default);
+            let [zone, by, severity] = parts;
+            format!("Alarm triggered{zone}{}{by}{severity}.", at_site())
+        }
+        Kind::AlarmCleared => format!("{} was cleared{}.", alarm(), at_site()),
+        Kind::AlarmAcknowledged => {
+            format!("{} was acknowledged by an operator{}.", alarm(), at_site())
+        }
+        Kind::DeviceStatusChanged => match text("status") {
+            Some(status) => format!("{}{} is now {status}.", a_device(), at_site()),
+            None => format!("{}{} changed its status.", a_device(), at_site()),
+        },
+        Kind::DeviceRegistered => format!("{} was registered{}.", a_device(), at_site()),
+        Kind::DeviceRemoved => format!("{} was removed{}.", a_device(), at_site()),
+        Kind::SiteArmed => format!("{} was armed.", the_site()),
+        Kind::SiteDisarmed => format!("{} was disarmed.", the_site()),
+        Kind::SiteCreated => format!("{} was created.", the_site()),
+        Kind::WebhookTest => {
+            "A test delivery arrived: CHeKT reaches this receiver, and the signature fits."
+                .to_owned()
+        }
+        Kind::Unknown => format!(
+            "CHeKT sent an event that this version does not know: {}.",
+            shown(&envelope.event)
+        ),
+    }
+}
+
+fn pair(note: &mut String, name: &str, text: &str) {
+    let _ = write!(note, " {name}={}", quoted(text));
+}
+
+fn shown(text: &str) -> String {
+    quoted(&shortened(text))
+}
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(IN_SENTENCE) {
+        Some((at, _)) => format!("{}{ELLIPSIS}", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+/// As it is, or in quotation marks where a reader could not tell where it ends. Control characters and those that
+/// turn the direction of writing are spelled out, so that no foreign text can draw over what stands beside it.
+fn quoted(text: &str) -> String {
+    let plain = !text.is_empty()
+        && text.chars().all(|c| {
+            !c.is_whitespace() && !disturbs(c) && !matches!(c, '"' | '\'' | '=' | '\\' | ',' | ';')
+        });
+    if plain {
+        return text.to_owned();
+    }
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if disturbs(c) || (c.is_whitespace() && c != ' ') => {
+                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn disturbs(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn cut(mut note: String) -> String {
+    if note.len() <= LONGEST {
+        return note;
+    }
+    let mut end = LONGEST - ELLIPSIS.len();
+    while !note.is_char_boundary(end) {
+        end -= 1;
+    }
+    note.truncate(end);
+    note.push_str(ELLIPSIS);
+    note
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::envelope;
+    use super::*;
+
+    fn note(body: &str) -> String {
+        let envelope = envelope::read(body.as_bytes()).unwrap();
+        of(Kind::of(&envelope.event), &envelope, None)
+    }
+
+    #[test]
+    fn the_guides_alarm_is_a_sentence_and_its_pairs() {
+        assert_eq!(
+            note(
+                r#"{"event":"alarm.triggered","webhook_id":"webhook_abc123","timestamp":"2024-01-15T14:20:00Z","data":{"alarm_id":"alarm_xyz789","site_id":"site_123","device_id":"device_456","severity":"high","zone":"Front Door"}}"#
+            ),
+            "Alarm triggered in zone \"Front Door\" at site site_123 by device device_456, severity high. \
+             event=alarm.triggered alarm_id=alarm_xyz789 site_id=site_123 device_id=device_456 severity=high \
+             webhook_id=webhook_abc123 timestamp=2024-01-15T14:20:00Z zone=\"Front Door\""
+        );
+    }
+
+    #[test]
+    fn every_event_has_a_sentence_without_any_data() {
+        let sentence = |event: &str| {
+            let note = note(&format!(
+                r#"{{"event":"{event}","webhook_id":"w","timestamp":"t","data":{{}}}}"#
+            ));
+            note.split_once(" event=").unwrap().0.to_owned()
+        };
+        for (event, expected) in [
+            ("alarm.triggered", "Alarm triggered."),
+            ("alarm.cleared", "An alarm was cleared."),
+            (
+                "alarm.acknowledged",
+                "An alarm was acknowledged by an operator.",
+            ),
+            ("device.status_changed", "A device changed its status."),
+            ("device.registered", "A device was registered."),
+            ("device.removed", "A device was removed."),
+            ("site.armed", "A site was armed."),
+            ("site.disarmed", "A site was disarmed."),
+            ("site.created", "A site was created."),
+            (
+                "webhook.test",
+                "A test delivery arrived: CHeKT reaches this receiver, and the signature fits.",
+            ),
+            (
+                "door.opened",
+                "CHeKT sent an event that this version does not know: door.opened.",
+            ),
+        ] {
+            assert_eq!(sentence(event), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_and_a_foreign_webhook_id_are_said() {
+        let envelope = envelope::read(br#"{"event":"site.armed","webhook_id":"w 2"}"#).unwrap();
+        let note = of(Kind::SiteArmed, &envelope, Some("w1"));
+        assert!(note.starts_with(
+            "A site was armed. It names another webhook than ours: \"w 2\" instead of w1. It lacks timestamp, data."
+        ), "{note}");
+    }
+
+    #[test]
+    fn five_thousand_characters_are_cut_on_a_boundary() {
+        for text in ["ü", "🚨", "a", "東"] {
+            let body = format!(
+                r#"{{"event":"alarm.triggered","webhook_id":"w","timestamp":"t","data":{{"zone":"{0}","alarm_id":"a","text":"{0}"}}}}"#,
+                text.repeat(5_000)
+            );
+            let note = note(&body);
+            assert!(
+                note.len() <= LONGEST && note.len() > LONGEST - 8,
+                "{}",
+                note.len()
+            );
+            assert!(note.ends_with(ELLIPSIS));
+            assert!(note.contains(" alarm_id=a "));
+        }
+    }
+
+    #[test]
+    fn no_text_can_draw_over_its_neighbours() {
+        let note = note(
+            "{\"event\":\"site.armed\",\"webhook_id\":\"w\",\"timestamp\":\"t\",\"data\":{\"site_id\":\"a\\n\\u001b[2J\\u202eb\\\"c\",\"x=y\":\"1\"}}",
+        );
+        assert!(
+            note.contains(r#"site_id="a\u{a}\u{1b}[2J\u{202e}b\"c""#),
+            "{note}"
+        );
+        assert!(note.contains(r#" "x=y"=1"#), "{note}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_note_is_never_too_long_and_never_empty(event: String, data: std::collections::HashMap<String, String>, expected: Option<String>) {
+            let body = serde_json::json!({"event": format!("x{event}"), "data": data});
+            let envelope = envelope::read(body.to_string().as_bytes()).unwrap();
+            let note = of(Kind::of(&envelope.event), &envelope, expected.as_deref());
+            proptest::prop_assert!(!note.is_empty() && note.len() <= LONGEST);
+            proptest::prop_assert!(!note.chars().any(disturbs));
+        }
+    }
+}

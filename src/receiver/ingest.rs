@@ -1,0 +1,385 @@
+//! One request to its answer: an honest 200, or a refusal that tells a stranger nothing.
+//!
+//! ```text
+//! method -> path -> encoding -> size -> signature header -> body -> keyring -> signature -> journal -> 200
+//! ```
+//!
+//! What is cheap comes first, so that a request without a chance costs neither memory nor a digest. A 200 means
+//! that the delivery is on disk; nothing else earns one, and a valid signature always does, whatever the body.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes};
+use k8s_openapi::jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::keyring::{Found, Index, Webhook};
+use super::metrics::{Metrics, Place};
+use super::status::Reports;
+use crate::delivery::event::UNREADABLE;
+use crate::delivery::{Delivery, Profile, Received, Refused, Signatures};
+use crate::journal::{Appended, Journal, JournalError};
+use crate::resources::keyring::Keyring;
+
+/// CHeKT waits five seconds for an answer (webhook-setup-guide, "Prerequisites"); the network has the fifth.
+const DEADLINE: Duration = Duration::from_secs(4);
+/// How long a body may take to arrive.
+const BODY: Duration = Duration::from_secs(3);
+/// How long after the request's headers we wait for a keyring that is on its way.
+const KEYRING: Duration = Duration::from_secs(2);
+/// The largest body in bytes. The guide's samples have about 200.
+pub const LARGEST: usize = 256 * 1024;
+/// What stands before the namespace and name of a webhook in a path.
+const PREFIX: &str = "/webhooks/";
+/// The longest name of an event in a log line.
+const LONGEST_EVENT: usize = 128;
+
+/// Everything that a request needs.
+#[derive(Clone, Debug)]
+pub struct Ingest {
+    /// How deliveries are signed.
+    pub profile: Profile,
+    /// Who may deliver where.
+    pub index: watch::Receiver<Index>,
+    /// Where deliveries are kept.
+    pub journal: Journal,
+    /// Where users see them.
+    pub reports: Reports,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// Why there is no 200.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    Method,
+    Encoding,
+    TooLarge,
+    TooSlow,
+    BrokenBody,
+    UnknownPath,
+    Signature(Refused),
+    NoKey,
+    NotRead,
+    JournalFull,
+    JournalClosed,
+    JournalFailed,
+}
+
+impl Refusal {
+    /// The answer. An unknown path and every fault of a signature look the same from outside.
+    fn status(self) -> StatusCode {
+        match self {
+            Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Refusal::Encoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Refusal::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Refusal::BrokenBody => StatusCode::BAD_REQUEST,
+            Refusal::UnknownPath | Refusal::Signature(_) => StatusCode::UNAUTHORIZED,
+            Refusal::NoKey
+            | Refusal::NotRead
+            | Refusal::JournalFull
+            | Refusal::JournalClosed
+            | Refusal::JournalFailed => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// One word for metrics.
+    fn outcome(self) -> &'static str {
+        match self {
+            Refusal::Method => "method",
+            Refusal::Encoding => "encoding",
+            Refusal::TooLarge => "too_large",
+            Refusal::TooSlow => "too_slow",
+            Refusal::BrokenBody => "broken_body",
+            Refusal::UnknownPath => "unknown_path",
+            Refusal::Signature(Refused::Missing) => "signature_missing",
+            Refusal::Signature(Refused::Malformed) => "signature_malformed",
+            Refusal::Signature(Refused::Mismatch) => "signature_mismatch",
+            Refusal::NoKey => "no_key",
+            Refusal::NotRead => "not_ready",
+            Refusal::JournalFull => "journal_full",
+            Refusal::JournalClosed => "draining",
+            Refusal::JournalFailed => "journal_failed",
+        }
+    }
+
+    /// A few words for the status of the webhook, where there is one.
+    fn reason(self) -> String {
+        match self {
+            Refusal::Method => "not a POST".to_owned(),
+            Refusal::Encoding => "a Content-Encoding, which is not supported".to_owned(),
+            Refusal::TooLarge => format!("the body is larger than {} KiB", LARGEST / 1024),
+            Refusal::TooSlow => "the body took too long to arrive".to_owned(),
+            Refusal::BrokenBody => "the body ended early".to_owned(),
+            Refusal::UnknownPath => "no such webhook".to_owned(),
+            Refusal::Signature(refused) => refused.to_string(),
+            Refusal::NoKey => "the keyring holds no key yet".to_owned(),
+            Refusal::NotRead => "the receiver has just started".to_owned(),
+            Refusal::JournalFull => "the journal is full".to_owned(),
+            Refusal::JournalClosed => "the receiver is ending".to_owned(),
+            Refusal::JournalFailed => "the journal cannot be written".to_owned(),
+        }
+    }
+}
+
+impl From<JournalError> for Refusal {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Full => Refusal::JournalFull,
+            JournalError::Closed => Refusal::JournalClosed,
+            JournalError::Io(_) => Refusal::JournalFailed,
+        }
+    }
+}
+
+impl Ingest {
+    /// Answers one request, within four seconds.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let began = Instant::now();
+        match self.receive(request, began).await {
+            Ok(appended) => {
+                self.metrics.delivery(match appended {
+                    Appended::New => "accepted",
+                    Appended::Known => "duplicate",
+                });
+                let seconds = began.elapsed().as_secs_f64();
+                self.metrics.durable_seconds.observe(seconds);
+                answer(StatusCode::OK, "ok\n")
+            }
+            Err(refusal) => {
+                self.metrics.delivery(refusal.outcome());
+                tracing::debug!(outcome = refusal.outcome(), "refused");
+                refuse(refusal)
+            }
+        }
+    }
+
+    async fn receive<B>(&self, request: Request<B>, began: Instant) -> Result<Appended, Refusal>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        if head.method != Method::POST {
+            return Err(Refusal::Method);
+        }
+        let place = place(head.uri.path()).ok_or(Refusal::UnknownPath)?;
+        let webhook = match self.index.borrow().find(place, Timestamp::now()) {
+            Found::Nobody => return Err(Refusal::UnknownPath),
+            Found::NotRead => None,
+            Found::NoKey(webhook) | Found::Ready(webhook, _) => Some(webhook),
+        };
+        let outcome = self.read(&head.headers, body, place, began).await;
+        let refusal = match outcome {
+            Ok((webhook, keyring, signatures, body)) => {
+                let settled = self.settle(&webhook, &keyring, &signatures, body, began);
+                match settled.await {
+                    Ok(appended) => return Ok(appended),
+                    Err(refusal) => refusal,
+                }
+            }
+            Err(refusal) => refusal,
+        };
+        if let Some(webhook) = webhook {
+            self.reports
+                .refused(&webhook.identity, &refusal.reason(), Timestamp::now());
+        }
+        Err(refusal)
+    }
+
+    /// Reads what is to be verified and finds out with which keys.
+    async fn read<B>(
+        &self,
+        headers: &HeaderMap,
+        body: B,
+        place: &str,
+        began: Instant,
+    ) -> Result<(Arc<Webhook>, Arc<Keyring>, Signatures, Vec<u8>), Refusal>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        // Unpacking would mean to verify other bytes than were sent, and a small body may unpack to a huge one.
+        let encodings = headers.get_all(CONTENT_ENCODING);
+        if encodings
+            .iter()
+            .any(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity"))
+        {
+            return Err(Refusal::Encoding);
+        }
+        if announced(headers).is_some_and(|length| length > LARGEST as u64) {
+            return Err(Refusal::TooLarge);
+        }
+        let values = headers.get_all(self.profile.signature_header);
+        let signatures = Signatures::read(&self.profile, values.iter().map(HeaderValue::as_bytes))
+            .map_err(Refusal::Signature)?;
+        let body = tokio::time::timeout_at(began + BODY, Limited::new(body, LARGEST).collect())
+            .await
+            .map_err(|_| Refusal::TooSlow)?
+            .map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    Refusal::TooLarge
+                } else {
+                    Refusal::BrokenBody
+                }
+            })?
+            .to_bytes();
+        let (webhook, keyring) = self.keyring(place, began).await?;
+        Ok((webhook, keyring, signatures, body.to_vec()))
+    }
+
+    /// The keyring of a webhook, which may be on its way: a webhook that was made a moment ago, or a receiver that
+    /// was started a moment ago. Waiting costs less than a refusal, three of which switch the webhook off.
+    async fn keyring(
+        &self,
+        place: &str,
+        began: Instant,
+    ) -> Result<(Arc<Webhook>, Arc<Keyring>), Refusal> {
+        let mut index = self.index.clone();
+        loop {
+            let found = index.borrow_and_update().find(place, Timestamp::now());
+            let refusal = match found {
+                Found::Ready(webhook, keyring) => return Ok((webhook, keyring)),
+                Found::Nobody => return Err(Refusal::UnknownPath),
+                Found::NotRead => Refusal::NotRead,
+                Found::NoKey(_) => Refusal::NoKey,
+            };
+            match tokio::time::timeout_at(began + KEYRING, index.changed()).await {
+                Ok(Ok(())) => {}
+                // In time or not, there is nobody left who could bring it.
+                Ok(Err(_)) | Err(_) => return Err(refusal),
+            }
+        }
+    }
+
+    /// Verifies, and writes to the journal what is verified.
+    async fn settle(
+        &self,
+        webhook: &Webhook,
+        keyring: &Keyring,
+        signatures: &Signatures,
+        body: Vec<u8>,
+        began: Instant,
+    ) -> Result<Appended, Refusal> {
+        let now = Timestamp::now();
+        let delivery = Delivery::new(webhook.identity.clone(), body)
+            .verify(signatures, keyring, now)
+            .map_err(Refusal::Signature)?;
+        let place = delivery.place().as_str();
+        self.metrics.verified.get_or_create(&Place { place }).inc();
+        let (received, content) = Received::new(delivery, &webhook.known, now);
+        let event: String = match &content {
+            Ok(envelope) => envelope.event.chars().take(LONGEST_EVENT).collect(),
+            Err(_) => UNREADABLE.to_owned(),
+        };
+        let key = received.key.short();
+        let key_id = received.key_id.clone();
+        let appended = tokio::time::timeout_at(began + DEADLINE, self.journal.append(received))
+            .await
+            .unwrap_or_else(|_| Err(JournalError::Io("it took too long".to_owned())));
+        let identity = &webhook.identity;
+        let name = format!("{}/{}", identity.namespace, identity.name);
+        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &appended {
+            Ok(appended) => {
+                self.reports.verified(identity, &event, &key_id, now);
+                let outcome = match appended {
+                    Appended::New => "accepted",
+                    Appended::Known => "duplicate",
+                };
+                tracing::info!(webhook = %name, event, delivery = key, key_id, place, outcome, took_ms, "delivery");
+            }
+            Err(error) => {
+                tracing::warn!(webhook = %name, event, delivery = key, key_id, place, %error, took_ms, "delivery not accepted");
+            }
+        }
+        appended.map_err(Refusal::from)
+    }
+}
+
+/// `namespace/name` of a path, if it is one of ours to the letter: nothing is decoded or normalised, for CHeKT calls
+/// what we registered.
+fn place(path: &str) -> Option<&str> {
+    let place = path.strip_prefix(PREFIX)?;
+    let (namespace, name) = place.split_once('/')?;
+    let is_name = |text: &str| {
+        !text.is_empty()
+            && text.len() <= 253
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+    };
+    (is_name(namespace) && is_name(name)).then_some(place)
+}
+
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn refuse(refusal: Refusal) -> Response<Full<Bytes>> {
+    let text = match refusal.status() {
+        StatusCode::METHOD_NOT_ALLOWED => "only POST is answered here\n",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "send the body without a Content-Encoding\n",
+        StatusCode::PAYLOAD_TOO_LARGE => "the body is too large\n",
+        StatusCode::REQUEST_TIMEOUT => "the body took too long\n",
+        StatusCode::BAD_REQUEST => "the body ended early\n",
+        StatusCode::UNAUTHORIZED => "not authorized\n",
+        _ => "try again later\n",
+    };
+    let mut response = answer(refusal.status(), text);
+    if refusal == Refusal::Method {
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("POST"));
+    }
+    response
+}
+
+fn answer(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_ours_to_the_letter_or_unknown() {
+        assert_eq!(place("/webhooks/security/alarms"), Some("security/alarms"));
+        assert_eq!(place("/webhooks/a/b.c-d"), Some("a/b.c-d"));
+        for path in [
+            "/",
+            "/webhooks",
+            "/webhooks/",
+            "/webhooks/security",
+            "/webhooks/security/",
+            "/webhooks//alarms",
+            "/webhooks/security/alarms/",
+            "/webhooks/security/alarms/x",
+            "/Webhooks/security/alarms",
+            "/webhooks/security/Alarms",
+            "/webhooks/security/al%61rms",
+            "/webhooks/../webhooks/security/alarms",
+            "//webhooks/security/alarms",
+            "/webhooks/security%2falarms",
+        ] {
+            assert_eq!(place(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! The receiver over real HTTP and with a real journal, as far as no API server is needed: what is answered, and
+//! what is on disk when the answer is 200.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chekt_operator::delivery::profile;
+use chekt_operator::delivery::received::Known;
+use chekt_operator::journal::{Feed, Journal, Limits as JournalLimits};
+use chekt_operator::receiver::ingest::Ingest;
+use chekt_operator::receiver::keyring::{Index, Webhook};
+use chekt_operator::receiver::metrics::Metrics;
+use chekt_operator::receiver::server::{self, Limits};
+use chekt_operator::receiver::status::Reports;
+use chekt_operator::resources::keyring::{Key, Keyring, SigningSecret, WebhookIdentity};
+use hmac::{Hmac, KeyInit, Mac};
+use prometheus_client::registry::Registry;
+use reqwest::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const SECRET: &[u8] = b"test-secret-1";
+const PATH: &str = "/webhooks/security/alarms";
+const ALARM: &str = r#"{"event":"alarm.triggered","webhook_id":"webhook_abc123","timestamp":"2024-01-15T14:20:00Z","data":{"alarm_id":"alarm_xyz789"}}"#;
+
+/// A receiver on a port of its own, with one webhook whose keyring is there.
+struct Receiver {
+    address: SocketAddr,
+    index: watch::Sender<Index>,
+    journal: Journal,
+    feed: Feed,
+    registry: Registry,
+    end: CancellationToken,
+    served: JoinHandle<()>,
+    http: reqwest::Client,
+    _dir: tempfile::TempDir,
+}
+
+fn identity(name: &str) -> WebhookIdentity {
+    WebhookIdentity {
+        namespace: "security".into(),
+        name: name.into(),
+        uid: format!("uid-of-{name}"),
+    }
+}
+
+fn webhook(name: &str) -> Webhook {
+    Webhook {
+        identity: identity(name),
+        known: Known::default(),
+        deliveries: None,
+    }
+}
+
+fn keyring(name: &str) -> Keyring {
+    Keyring {
+        current: Some(Key {
+            id: "key-1".into(),
+            secret: SigningSecret::new(SECRET.to_vec()).unwrap(),
+        }),
+        ..Keyring::empty(identity(name))
+    }
+}
+
+fn sign(body: &[u8]) -> String {
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(SECRET).unwrap();
+    mac.update(body);
+    let digest = mac.finalize().into_bytes();
+    format!("sha256={}", data_encoding::HEXLOWER.encode(&digest))
+}
+
+impl Receiver {
+    async fn start() -> Self {
+        Self::start_with(JournalLimits::default(), Limits::default()).await
+    }
+
+    async fn start_with(journal_limits: JournalLimits, limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, feed) = Journal::open(dir.path(), journal_limits).unwrap();
+        let mut index = Index::new(1);
+        index.webhooks_begin(0);
+        index.put_webhook(0, webhook("alarms"));
+        index.webhooks_complete(0, None);
+        index
+            .put_keyring(&keyring("alarms").to_secret("ops"))
+            .unwrap();
+        index.keyrings_complete();
+        let (index, indexed) = watch::channel(index);
+        let mut registry = Registry::default();
+        let ingest = Ingest {
+            profile: profile::PARTNER,
+            index: indexed,
+            journal: journal.clone(),
+            reports: Reports::default(),
+            metrics: Metrics::register(&mut registry),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let end = CancellationToken::new();
+        let served = tokio::spawn(server::serve(
+            listener,
+            Arc::new(ingest),
+            limits,
+            end.clone(),
+        ));
+        Receiver {
+            address,
+            index,
+            journal,
+            feed,
+            registry,
+            end,
+            served,
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            _dir: dir,
+        }
+    }
+
+    fn post(&self, path: &str, body: impl Into<Vec<u8>>) -> reqwest::RequestBuilder {
+        let body = body.into();
+        self.http
+            .post(format!("http://{}{path}", self.address))
+            .header("X-Webhook-Signature", sign(&body))
+            .body(body)
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> StatusCode {
+        request.send().await.unwrap().status()
+    }
+
+    fn counted(&self, outcome: &str) -> bool {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text.contains(&format!(
+            "chekt_receiver_deliveries_total{{outcome=\"{outcome}\"}}"
+        ))
+    }
+
+    /// Sends bytes as they are and reads until the server has nothing more to say.
+    async fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        let _ = tokio::time::timeout(Duration::from_secs(20), read)
+            .await
+            .expect("the connection ends");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+#[tokio::test]
+async fn a_signed_alarm_is_on_disk_when_the_answer_is_200() {
+    let mut receiver = Receiver::start().await;
+    let status = receiver.answer(receiver.post(PATH, ALARM)).await;
+    assert_eq!(status, StatusCode::OK);
+    let entry = receiver.feed.try_recv().unwrap();
+    let received = receiver.journal.load(entry.waiting.seq).await;
+    let received = received.unwrap().unwrap();
+    assert_eq!(received.body, ALARM.as_bytes());
+    assert_eq!(received.key_id, "key-1");
+    assert_eq!(received.webhook, identity("alarms"));
+}
+
+#[tokio::test]
+async fn the_same_delivery_four_times_is_four_times_200_and_one_record() {
+    let mut receiver = Receiver::start().await;
+    for _ in 0..4 {
+        let status = receiver.answer(receiver.post(PATH, ALARM)).await;
+        assert_eq!(status, StatusCode::OK);
+    }
+    assert_eq!(receiver.journal.depth().pending, 1);
+    assert!(receiver.feed.try_recv().is_ok());
+    assert!(receiver.feed.try_recv().is_err());
+    assert!(receiver.counted("duplicate"));
+}
+
+#[tokio::test]
+async fn a_valid_signature_earns_200_whatever_the_body() {
+    let receiver = Receiver::start().await;
+    let bodies: [&[u8]; 7] = [
+        b"{ \"event\" : \"alarm.triggered\" }",
+        br#"{"event":"door.opened","data":{"x":1}}"#,
+        br#"{"event":"alarm.triggered","webhook_id":"somebody-elses"}"#,
+        b"{broken",
+        b"",
+        b"\xff\xfe",
+        b"[1,2,3]",
+    ];
+    for body in bodies {
+        let status = receiver.answer(receiver.post(PATH, body)).await;
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(body));
+    }
+    assert_eq!(receiver.journal.depth().pending, 7);
+}
+
+#[tokio::test]
+async fn unknown_path_wrong_and_missing_signature_get_the_same_answer() {
+    let receiver = Receiver::start().await;
+    let url = |path: &str| format!("http://{}{path}", receiver.address);
+    let mut answers = Vec::new();
+    for request in [
+        receiver.post("/webhooks/security/others", ALARM),
+        receiver.post("/", ALARM),
+        receiver.post("/webhooks/security/alarms/", ALARM),
+        receiver.post("/webhooks/security/al%61rms", ALARM),
+        receiver.http.post(url(PATH)).body(ALARM),
+        receiver
+            .http
+            .post(url(PATH))
+            .header("X-Webhook-Signature", "sha256=zz")
+            .body(ALARM),
+        receiver
+            .http
+            .post(url(PATH))
+            .header("X-Webhook-Signature", sign(b"another body"))
+            .body(ALARM),
+    ] {
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        let mut headers: Vec<String> = response
+            .headers()
+            .iter()
+            .filter(|(name, _)| *name != "date")
+            .map(|(name, value)| format!("{name}: {value:?}"))
+            .collect();
+        headers.sort();
+        answers.push((status, headers, response.text().await.unwrap()));
+    }
+    assert_eq!(answers[0].0, StatusCode::UNAUTHORIZED);
+    for answer in &answers {
+        assert_eq!(answer, &answers[0]);
+    }
+    assert_eq!(receiver.journal.depth().pending, 0);
+}
+
+#[tokio::test]
+async fn every_spelling_of_a_valid_signature_is_accepted() {
+    let receiver = Receiver::start().await;
+    let good = sign(ALARM.as_bytes());
+    let bare = good.trim_start_matches("sha256=").to_owned();
+    let wrong = format!("sha256={}", "0".repeat(64));
+    let headers = [
+        vec![good.clone()],
+        vec![bare.to_uppercase()],
+        vec![wrong.clone(), good.clone()],
+        vec![good.clone(), wrong.clone()],
+        vec![format!("{wrong}, {bare}")],
+    ];
+    for values in headers {
+        let mut request = receiver
+            .http
+            .post(format!("http://{}{PATH}", receiver.address))
+            .body(ALARM);
+        for value in &values {
+            request = request.header("x-webhook-signature", value);
+        }
+        assert_eq!(receiver.answer(request).await, StatusCode::OK, "{values:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_body_gets_413_and_is_not_read() {
+    let receiver = Receiver::start().await;
+    let status = receiver
+        .answer(receiver.post(PATH, vec![b'x'; 300 * 1024]))
+        .await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    // Announced and never sent: whoever waited for the body would wait for ever.
+    let began = Instant::now();
+    let answer = receiver
+        .raw(
+            format!("POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 307200\r\n\r\n").as_bytes(),
+        )
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert!(began.elapsed() < Duration::from_secs(2));
+    // The largest that is allowed.
+    let status = receiver
+        .answer(receiver.post(PATH, vec![b'x'; 256 * 1024]))
+        .await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_chunked_body_is_capped_while_it_is_read() {
+    let receiver = Receiver::start().await;
+    let body = vec![b'x'; 300 * 1024];
+    let chunked = |body: Vec<u8>| {
+        let mut bytes = format!(
+            "POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Webhook-Signature: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+            sign(&body)
+        )
+        .into_bytes();
+        for chunk in body.chunks(10_000) {
+            bytes.extend(format!("{:x}\r\n", chunk.len()).bytes());
+            bytes.extend(chunk);
+            bytes.extend(b"\r\n");
+        }
+        bytes.extend(b"0\r\n\r\n");
+        bytes
+    };
+    let answer = receiver.raw(&chunked(body)).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let answer = receiver.raw(&chunked(vec![b'y'; 30_000])).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn other_methods_get_405_and_packed_bodies_415() {
+    let receiver = Receiver::start().await;
+    let url = format!("http://{}{PATH}", receiver.address);
+    let response = receiver.http.get(&url).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(response.headers()["allow"], "POST");
+    let packed = receiver
+        .post(PATH, ALARM)
+        .header("Content-Encoding", "gzip");
+    let status = receiver.answer(packed).await;
+    assert_eq!(status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+}
+
+#[tokio::test]
+async fn a_keyring_that_arrives_within_two_seconds_is_waited_for() {
+    let receiver = Receiver::start().await;
+    receiver
+        .index
+        .send_modify(|index| index.put_webhook(0, webhook("fresh")));
+    let request = receiver.post("/webhooks/security/fresh", ALARM).send();
+    let request = tokio::spawn(request);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    // The request holds a receiver of its own once it waits.
+    while receiver.index.receiver_count() < 2 {
+        assert!(Instant::now() < deadline, "nobody waits");
+        tokio::task::yield_now().await;
+    }
+    assert!(!request.is_finished());
+    receiver.index.send_modify(|index| {
+        index
+            .put_keyring(&keyring("fresh").to_secret("ops"))
+            .unwrap();
+    });
+    let response = request.await.unwrap().unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_webhook_without_a_keyring_gets_503_after_two_seconds() {
+    let receiver = Receiver::start().await;
+    receiver
+        .index
+        .send_modify(|index| index.put_webhook(0, webhook("fresh")));
+    let began = Instant::now();
+    let status = receiver
+        .answer(receiver.post("/webhooks/security/fresh", ALARM))
+        .await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_millis(1_900) && took < Duration::from_secs(4),
+        "{took:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_changed_keyring_is_in_force_with_the_next_request() {
+    let receiver = Receiver::start().await;
+    receiver.index.send_modify(|index| {
+        let mut changed = keyring("alarms");
+        changed.next = changed.current.replace(Key {
+            id: "key-2".into(),
+            secret: SigningSecret::new(b"another".to_vec()).unwrap(),
+        });
+        index.put_keyring(&changed.to_secret("ops")).unwrap();
+    });
+    assert_eq!(
+        receiver.answer(receiver.post(PATH, ALARM)).await,
+        StatusCode::OK
+    );
+    receiver.index.send_modify(|index| {
+        let mut changed = keyring("alarms");
+        changed.current = None;
+        index.put_keyring(&changed.to_secret("ops")).unwrap();
+    });
+    assert_eq!(
+        receiver.answer(receiver.post(PATH, ALARM)).await,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+}
+
+#[tokio::test]
+async fn a_full_journal_and_a_closed_one_answer_503() {
+    let limits = JournalLimits {
+        max_records: 1,
+        ..JournalLimits::default()
+    };
+    let receiver = Receiver::start_with(limits, Limits::default()).await;
+    let post = |body: &'static str| receiver.answer(receiver.post(PATH, body));
+    assert_eq!(post("one").await, StatusCode::OK);
+    assert_eq!(post("two").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(post("one").await, StatusCode::OK, "a copy costs no room");
+    assert!(receiver.counted("journal_full"));
+    receiver.journal.close().await;
+    assert_eq!(post("one").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(receiver.counted("draining"));
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_half_a_header_is_cut_off() {
+    let limits = Limits {
+        headers: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let receiver = Receiver::start_with(JournalLimits::default(), limits).await;
+    for start in ["", "P", "PRI * HTTP/2", "POST / HTTP/1.1\r\nHost: x\r\nX-A"] {
+        let began = Instant::now();
+        let answer = receiver.raw(start.as_bytes()).await;
+        assert!(!answer.contains(" 200 "), "{start:?}: {answer}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{start:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_gets_408_within_four_seconds() {
+    let receiver = Receiver::start().await;
+    let began = Instant::now();
+    let answer = receiver
+        .raw(
+            format!(
+                "POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Webhook-Signature: {}\r\nContent-Length: 100\r\n\r\nhalf",
+                sign(b"x")
+            )
+            .as_bytes(),
+        )
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(began.elapsed() < Duration::from_millis(4_900));
+}
+
+#[tokio::test]
+async fn there_are_never_more_connections_than_allowed() {
+    let limits = Limits {
+        connections: 1,
+        headers: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    let receiver = Receiver::start_with(JournalLimits::default(), limits).await;
+    let silent = TcpStream::connect(receiver.address).await.unwrap();
+    let began = Instant::now();
+    // It waits for the silent one to be cut off, and is served then.
+    let status = receiver.answer(receiver.post(PATH, ALARM)).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_finished_when_the_end_is_asked_for() {
+    let receiver = Receiver::start().await;
+    receiver
+        .index
+        .send_modify(|index| index.put_webhook(0, webhook("fresh")));
+    let request = tokio::spawn(receiver.post("/webhooks/security/fresh", ALARM).send());
+    while receiver.index.receiver_count() < 2 {
+        tokio::task::yield_now().await;
+    }
+    receiver.end.cancel();
+    receiver.index.send_modify(|index| {
+        index
+            .put_keyring(&keyring("fresh").to_secret("ops"))
+            .unwrap();
+    });
+    assert_eq!(request.await.unwrap().unwrap().status(), StatusCode::OK);
+    receiver.served.await.unwrap();
+    assert!(TcpStream::connect(receiver.address).await.is_err());
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_too() {
+    let receiver = Receiver::start().await;
+    let http2 = reqwest::Client::builder()
+        .no_proxy()
+        .http2_prior_knowledge()
+        .build()
+        .unwrap();
+    let status = http2
+        .post(format!("http://{}{PATH}", receiver.address))
+        .header("X-Webhook-Signature", sign(ALARM.as_bytes()))
+        .body(ALARM)
+        .send()
+        .await
+        .unwrap()
+        .status();
+    assert_eq!(status, StatusCode::OK);
+}
