@@ -323,12 +323,12 @@ mod tests {
             })
         };
         keyring.next = None;
-        keyring.previous = retired(51);
+        keyring.previous = retired(51).into_iter().collect();
         assert_eq!(
             verify_with(&[&header], BODY, &keyring),
             Ok(KeyPlace::Previous)
         );
-        keyring.previous = retired(50);
+        keyring.previous = retired(50).into_iter().collect();
         assert_eq!(
             verify_with(&[&header], BODY, &keyring),
             Err(Refused::Mismatch)
