@@ -5,5 +5,6 @@
 mod harness;
 
 mod control_plane;
+mod generated;
 mod resources;
 mod rings;
