@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -23,6 +24,8 @@ use tokio::sync::OnceCell;
 use super::assets::{self, Assets};
 use super::eventually::eventually;
 use super::reaper::{self, Guarded};
+
+static SHARED: OnceCell<Result<ControlPlane, String>> = OnceCell::const_new();
 
 /// How long a start may take. It takes about two seconds; the rest is for a machine that has much else to do.
 const START: Duration = Duration::from_secs(90);
@@ -74,7 +77,7 @@ pub struct ControlPlane {
     address: SocketAddr,
     tokens: BTreeMap<Identity, String>,
     // In the order in which they are stopped: those that ask before those that answer.
-    running: Vec<(&'static str, Guarded)>,
+    running: Mutex<Vec<(&'static str, Guarded)>>,
 }
 
 impl ControlPlane {
@@ -83,10 +86,14 @@ impl ControlPlane {
     /// # Errors
     /// When it cannot be started, the same for everyone who asks.
     pub async fn shared() -> anyhow::Result<&'static ControlPlane> {
-        static SHARED: OnceCell<Result<ControlPlane, String>> = OnceCell::const_new();
         let start = || async { ControlPlane::start().await.map_err(|e| format!("{e:#}")) };
         let shared = SHARED.get_or_init(start).await;
         shared.as_ref().map_err(|e| anyhow::anyhow!("{e}"))
+    }
+
+    /// The shared one, if it was started.
+    pub fn started() -> Option<&'static ControlPlane> {
+        SHARED.get().and_then(|shared| shared.as_ref().ok())
     }
 
     /// Starts one, with the definitions established.
@@ -97,7 +104,7 @@ impl ControlPlane {
         let assets = tokio::task::spawn_blocking(assets::find).await??;
         let mut failed = String::new();
         for _ in 0..TRIES {
-            let mut plane = ControlPlane::launch(assets.clone())?;
+            let plane = ControlPlane::launch(assets.clone())?;
             match plane.settle().await {
                 Ok(()) => return Ok(plane),
                 Err(error) => {
@@ -169,7 +176,16 @@ impl ControlPlane {
 
     /// Process ids of what runs.
     pub fn pids(&self) -> Vec<u32> {
-        self.running.iter().map(|(_, child)| child.id()).collect()
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.iter().map(|(_, child)| child.id()).collect()
+    }
+
+    /// Stops everything and removes what it wrote. A shared one is not dropped, so whoever wants it gone says so;
+    /// else the reaper does it at the end of the process.
+    pub fn stop(&self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.clear();
+        reaper::remove(&self.dir);
     }
 
     /// The end of each program's log.
@@ -193,7 +209,7 @@ impl ControlPlane {
             dir,
             address: apiserver,
             tokens: BTreeMap::new(),
-            running: Vec::new(),
+            running: Mutex::default(),
         };
         plane.write_identities()?;
         let etcd_url = format!("http://{etcd}");
@@ -230,7 +246,7 @@ impl ControlPlane {
         Ok(plane)
     }
 
-    async fn settle(&mut self) -> anyhow::Result<()> {
+    async fn settle(&self) -> anyhow::Result<()> {
         // The server writes its certificate as it starts, so there is no kubeconfig to trust it by before.
         let certificate = self.dir.join("certs/apiserver.crt");
         self.until("the API server's certificate", async || {
@@ -267,7 +283,7 @@ impl ControlPlane {
         self.install_definitions(&client).await
     }
 
-    async fn install_definitions(&mut self, client: &Client) -> anyhow::Result<()> {
+    async fn install_definitions(&self, client: &Client) -> anyhow::Result<()> {
         let api: Api<CustomResourceDefinition> = Api::all(client.clone());
         let manager = PatchParams::apply("chekt-operator-harness").force();
         let mut names = Vec::new();
@@ -303,17 +319,23 @@ impl ControlPlane {
 
     /// Waits for something, and not for longer than the programs live.
     async fn until(
-        &mut self,
+        &self,
         what: &str,
         look: impl AsyncFnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let running = &mut self.running;
+        let ended = || -> anyhow::Result<_> {
+            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            for (name, child) in running.iter_mut() {
+                if let Some(status) = child.ended()? {
+                    return Ok(Some((*name, status)));
+                }
+            }
+            Ok(None)
+        };
         let died = async {
             loop {
-                for (name, child) in running.iter_mut() {
-                    if let Some(status) = child.ended()? {
-                        return anyhow::Ok((*name, status));
-                    }
+                if let Some(died) = ended()? {
+                    return anyhow::Ok(died);
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -327,14 +349,15 @@ impl ControlPlane {
         }
     }
 
-    fn run(&mut self, name: &'static str, mut command: Command) -> anyhow::Result<()> {
+    fn run(&self, name: &'static str, mut command: Command) -> anyhow::Result<()> {
         let log = File::create(self.dir.join(format!("{name}.log")))?;
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
         let child = reaper::spawn(&mut command).with_context(|| format!("cannot start {name}"))?;
-        self.running.insert(0, (name, child));
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.insert(0, (name, child));
         Ok(())
     }
 
@@ -382,8 +405,7 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        self.running.clear();
-        reaper::remove(&self.dir);
+        self.stop();
     }
 }
 

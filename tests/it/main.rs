@@ -1,6 +1,9 @@
 //! The integration tests: the real binary against a real API server. One binary, because each one more would be
 //! linked anew and would start a control plane of its own.
 
+// Clippy knows the functions of a test by their attribute, and not what they call.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 #[path = "../harness/mod.rs"]
 mod harness;
 
@@ -11,6 +14,7 @@ mod create;
 mod deletion;
 mod deliveries;
 mod faults;
+mod generated;
 mod needs;
 mod quiet;
 mod resources;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::harness::{Cluster, process};
+use crate::harness::Cluster;
 
 /// Applies one object of ours and gives back why it was refused.
 async fn refusal(cluster: &Cluster, kind: &str, spec: serde_json::Value) -> anyhow::Result<String> {
@@ -193,42 +193,6 @@ async fn the_examples_are_valid() -> anyhow::Result<()> {
         seen += 1;
     }
     assert!(seen >= 3, "only {seen} examples");
-    Ok(())
-}
-
-#[test]
-fn the_crds_folder_holds_what_the_types_say() -> anyhow::Result<()> {
-    for (name, yaml) in chekt_operator::resources::crd_files()? {
-        let path = root().join("crds").join(&name);
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::create_dir_all(root().join("crds"))?;
-            std::fs::write(&path, &yaml)?;
-        }
-        let stored = std::fs::read_to_string(&path)?;
-        assert!(
-            stored == yaml,
-            "crds/{name} is out of date: run `make generate`"
-        );
-    }
-    Ok(())
-}
-
-#[test]
-fn the_command_prints_what_the_crds_folder_holds() -> anyhow::Result<()> {
-    let output = std::process::Command::new(process::binary()?)
-        .arg("crds")
-        .output()?;
-    assert!(output.status.success());
-    let mut files: Vec<_> = std::fs::read_dir(root().join("crds"))?
-        .map(|entry| entry.map(|e| e.path()))
-        .collect::<Result<_, _>>()?;
-    files.sort();
-    let mut all = String::new();
-    for file in files {
-        all.push_str("---\n");
-        all.push_str(&std::fs::read_to_string(file)?);
-    }
-    assert_eq!(String::from_utf8(output.stdout)?, all);
     Ok(())
 }
 
