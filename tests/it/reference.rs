@@ -1,0 +1,462 @@
+//! The reference: `docs/reference.md` and `docs/flags.md` are written by this test from the types and the command
+//! line, so that they cannot tell another story than the program.
+//!
+//! With `UPDATE=1` (`make generate`) the files are written; without it they are compared.
+
+use std::fs;
+use std::path::Path;
+
+use chekt_operator::cli::Cli;
+use chekt_operator::resources::conditions::{
+    ACTIVE, READY, RECONCILING, STALLED, SUSPENDED, SYNCED, VERIFIED,
+};
+use chekt_operator::resources::reasons::Reason;
+use chekt_operator::resources::{self, ChektAccount, ChektWebhook, keyring};
+use clap::{Arg, ArgAction, Command, CommandFactory};
+use kube::CustomResourceExt;
+use serde_json::Value;
+
+#[test]
+fn the_reference_of_both_kinds_is_what_the_types_say() {
+    is_what_the_file_holds("docs/reference.md", &reference());
+}
+
+#[test]
+fn the_reference_of_the_flags_is_what_the_command_line_says() {
+    is_what_the_file_holds("docs/flags.md", &flags());
+}
+
+#[test]
+fn a_default_is_told_in_the_words_that_the_schema_holds() {
+    for schema in schemas() {
+        for field in fields(&schema) {
+            let Some(Value::String(held)) = field.schema.get("default") else {
+                continue;
+            };
+            let told = description(field.schema).1.unwrap_or_default();
+            assert!(told.contains(held), "{}: {held} is not {told}", field.path);
+        }
+    }
+}
+
+/// Compares with a file of the repository, or writes it if `UPDATE=1`.
+fn is_what_the_file_holds(name: &str, wanted: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    if std::env::var_os("UPDATE").is_some_and(|v| v == "1") {
+        let written = fs::write(&path, wanted);
+        assert!(written.is_ok(), "cannot write {name}: {written:?}");
+        return;
+    }
+    let held = fs::read_to_string(&path).unwrap_or_default();
+    let differs = wanted
+        .lines()
+        .zip(held.lines().chain(std::iter::repeat("")))
+        .find(|(w, h)| w != h);
+    assert!(
+        held == wanted,
+        "{name} is not what the program says: run make generate. First difference: {differs:?}"
+    );
+}
+
+const GENERATED: &str =
+    "<!-- Written by tests/it/reference.rs from the program: do not edit, run make generate. -->\n";
+
+fn reference() -> String {
+    let mut out = String::from("# Reference of the kinds\n\n");
+    out.push_str(GENERATED);
+    out.push_str(
+        "\nWhat may be written in a [ChektAccount](#chektaccount) and a [ChektWebhook](#chektwebhook), what their \
+         status tells, and what the [conditions](#conditions) and [reasons](#reasons) mean. `kubectl explain cwh.spec` \
+         tells the same about fields. The flags are in [flags.md](flags.md), Events in [events.md](events.md).\n",
+    );
+    for crd in [ChektAccount::crd(), ChektWebhook::crd()] {
+        kind(&mut out, &serde_json::to_value(crd).unwrap_or_default());
+    }
+    conditions(&mut out);
+    names(&mut out);
+    out
+}
+
+fn schemas() -> Vec<Value> {
+    [ChektAccount::crd(), ChektWebhook::crd()]
+        .into_iter()
+        .map(|crd| {
+            let crd = serde_json::to_value(crd).unwrap_or_default();
+            crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+        })
+        .collect()
+}
+
+/// One kind: how it is called, its fields, what the API server refuses, its status, its columns.
+fn kind(out: &mut String, crd: &Value) {
+    let names = &crd["spec"]["names"];
+    let version = &crd["spec"]["versions"][0];
+    let schema = &version["schema"]["openAPIV3Schema"];
+    let name = text(&names["kind"]);
+    let short = text(&names["shortNames"][0]);
+    out.push_str(&format!(
+        "\n## {name}\n\n{}\n\n",
+        text(&schema["description"])
+    ));
+    out.push_str(&format!(
+        "| | |\n| --- | --- |\n| apiVersion | `{}/{}` |\n| scope | {} |\n| names | `{}`, `{short}`; both kinds: `kubectl get {}` |\n",
+        text(&crd["spec"]["group"]),
+        text(&version["name"]),
+        text(&crd["spec"]["scope"]),
+        text(&names["plural"]),
+        text(&names["categories"][0]),
+    ));
+    let selectable: Vec<String> = items(&version["selectableFields"])
+        .map(|f| format!("`{}`", text(&f["jsonPath"]).trim_start_matches('.')))
+        .collect();
+    if !selectable.is_empty() {
+        out.push_str(&format!(
+            "| `--field-selector` | {} |\n",
+            selectable.join(", ")
+        ));
+    }
+    let [spec, status] = ["spec", "status"].map(|part| &schema["properties"][part]);
+    out.push_str(&format!("\n### {name}: spec\n\n"));
+    out.push_str("A field in bold must be written wherever its parent is.\n\n");
+    table(out, spec, true);
+    out.push_str("\nThe API server refuses, with these words:\n\n");
+    for rule in items(&schema["x-kubernetes-validations"]) {
+        let at = text(&rule["fieldPath"]).trim_start_matches(".spec.");
+        out.push_str(&format!("- `{at}`: {}\n", text(&rule["message"])));
+    }
+    for field in fields(spec) {
+        for rule in items(&field.schema["x-kubernetes-validations"]) {
+            out.push_str(&format!("- `{}`: {}\n", field.path, text(&rule["message"])));
+        }
+    }
+    out.push_str(&format!("\n### {name}: status\n\n"));
+    table(out, status, false);
+    out.push_str(&format!("\n### {name}: columns of kubectl get\n\n"));
+    out.push_str("| column | from | shown |\n| --- | --- | --- |\n");
+    for column in items(&version["additionalPrinterColumns"]) {
+        let wide = column["priority"].as_i64().unwrap_or_default() > 0;
+        out.push_str(&format!(
+            "| {} | `{}` | {} |\n",
+            text(&column["name"]).to_uppercase(),
+            text(&column["jsonPath"]),
+            if wide { "with `-o wide`" } else { "always" },
+        ));
+    }
+}
+
+/// One field of a schema, at its path below spec or status.
+struct Field<'a> {
+    path: String,
+    schema: &'a Value,
+    required: bool,
+}
+
+/// Every field, a parent before its children, the required ones first.
+fn fields(schema: &Value) -> Vec<Field<'_>> {
+    let mut found = Vec::new();
+    below(schema, "", &mut found);
+    found
+}
+
+fn below<'a>(schema: &'a Value, prefix: &str, found: &mut Vec<Field<'a>>) {
+    let required: Vec<&str> = items(&schema["required"]).map(text).collect();
+    let mut children: Vec<(&String, &Value)> = schema["properties"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .collect();
+    children.sort_by_key(|(name, _)| !required.contains(&name.as_str()));
+    for (name, child) in children {
+        let path = if prefix.is_empty() {
+            name.clone()
+        } else {
+            format!("{prefix}.{name}")
+        };
+        let required = required.contains(&name.as_str());
+        found.push(Field {
+            path: path.clone(),
+            schema: child,
+            required,
+        });
+        below(child, &path, found);
+    }
+}
+
+fn table(out: &mut String, schema: &Value, with_defaults: bool) {
+    let columns = if with_defaults {
+        "| field | type | default | meaning |\n| --- | --- | --- | --- |\n"
+    } else {
+        "| field | type | meaning |\n| --- | --- | --- |\n"
+    };
+    out.push_str(columns);
+    for field in fields(schema) {
+        let (meaning, default) = description(field.schema);
+        let mut meaning = vec![meaning];
+        meaning.extend(bounds(field.schema));
+        let meaning = cell(&meaning.join("<br>"));
+        let path = if field.required && with_defaults {
+            format!("**`{}`**", field.path)
+        } else {
+            format!("`{}`", field.path)
+        };
+        let kind = cell(&type_of(field.schema));
+        if with_defaults {
+            let default = cell(&default.unwrap_or_default());
+            out.push_str(&format!("| {path} | {kind} | {default} | {meaning} |\n"));
+        } else {
+            out.push_str(&format!("| {path} | {kind} | {meaning} |\n"));
+        }
+    }
+}
+
+/// The description without its words about the default, and those words.
+fn description(schema: &Value) -> (String, Option<String>) {
+    let mut default = None;
+    let mut paragraphs = Vec::new();
+    for paragraph in text(&schema["description"]).split("\n\n") {
+        let paragraph = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+        match paragraph.split_once("Default: ") {
+            Some((before, told)) => {
+                default = Some(told.trim_end_matches('.').to_owned());
+                paragraphs.push(before.trim_end().to_owned());
+            }
+            None => paragraphs.push(paragraph),
+        }
+    }
+    paragraphs.retain(|p| !p.is_empty());
+    (paragraphs.join("<br>"), default)
+}
+
+fn type_of(schema: &Value) -> String {
+    let words: Vec<String> = items(&schema["enum"])
+        .filter(|v| !v.is_null())
+        .map(|v| format!("`{}`", text(v)))
+        .collect();
+    if !words.is_empty() {
+        return words.join(" or ");
+    }
+    match (text(&schema["type"]), text(&schema["format"])) {
+        ("string", "date-time") => "time".to_owned(),
+        ("array", _) => match text(&schema["x-kubernetes-list-type"]) {
+            "set" => format!("set of {}s", type_of(&schema["items"])),
+            "map" => "[conditions](#conditions)".to_owned(),
+            _ => format!("list of {}s", type_of(&schema["items"])),
+        },
+        (other, _) => other.to_owned(),
+    }
+}
+
+/// The bounds of a value as a sentence.
+fn bounds(schema: &Value) -> Option<String> {
+    let range = |low: &str, high: &str, of: &Value| {
+        let number = |name: &str| of[name].as_f64().map(|n| format!("{n:.0}"));
+        match (number(low), number(high)) {
+            (Some(low), Some(high)) => Some(format!("{low} to {high}")),
+            (None, Some(high)) => Some(format!("At most {high}")),
+            (Some(low), None) => Some(format!("At least {low}")),
+            (None, None) => None,
+        }
+    };
+    let each = range("minLength", "maxLength", &schema["items"])
+        .map(|b| format!(" of {} characters each", b.to_lowercase()))
+        .unwrap_or_default();
+    None.or_else(|| range("minItems", "maxItems", schema).map(|b| format!("{b} items{each}.")))
+        .or_else(|| range("minLength", "maxLength", schema).map(|b| format!("{b} characters.")))
+        .or_else(|| range("minimum", "maximum", schema).map(|b| format!("{b}.")))
+}
+
+fn conditions(out: &mut String) {
+    out.push_str(
+        "\n## Conditions\n\nEvery condition carries the generation that it speaks of. Messages say what to do and hold no \
+         times and no counters, so a status changes only when something did.\n\n\
+         | condition | of | meaning |\n| --- | --- | --- |\n",
+    );
+    let both = "both";
+    let webhook = "ChektWebhook";
+    for (name, of, meaning) in [
+        (
+            READY,
+            both,
+            "The one to wait for. Of a webhook: Synced and Active. Of an account: its webhooks can be listed.",
+        ),
+        (
+            SYNCED,
+            webhook,
+            "The remote webhook has the url, events and secret that are written.",
+        ),
+        (
+            ACTIVE,
+            webhook,
+            "CHeKT says that the remote webhook is active.",
+        ),
+        (
+            VERIFIED,
+            webhook,
+            "A test delivery came back through the receiver under the current secret. It is not part of Ready.",
+        ),
+        (
+            RECONCILING,
+            both,
+            "There only while true: work is under way, or is tried again by itself.",
+        ),
+        (
+            STALLED,
+            both,
+            "There only while true: nothing will change before a person acts. Never together with Reconciling.",
+        ),
+        (
+            SUSPENDED,
+            webhook,
+            "There only while true: `spec.suspend` is set.",
+        ),
+    ] {
+        out.push_str(&format!("| {name} | {of} | {meaning} |\n"));
+    }
+    out.push_str("\n## Reasons\n\n| reason | meaning |\n| --- | --- |\n");
+    for reason in Reason::ALL {
+        out.push_str(&format!(
+            "| {} | {} |\n",
+            reason.as_str(),
+            cell(reason.meaning())
+        ));
+    }
+}
+
+fn names(out: &mut String) {
+    out.push_str("\n## Names in metadata\n\n| name | where | meaning |\n| --- | --- | --- |\n");
+    let keyrings = "keyring Secret";
+    for (name, place, meaning) in [
+        (
+            resources::RECONCILE_REQUESTED_AT,
+            "annotation you write on a ChektWebhook",
+            "Asks for a list and a pass now. Any new value counts; it is echoed in `status.lastHandledReconcileAt`.",
+        ),
+        (
+            resources::FINALIZER,
+            "finalizer of a ChektWebhook",
+            "Keeps the object until the remote webhook is confirmed to be gone.",
+        ),
+        (
+            keyring::LABEL,
+            keyrings,
+            "Label with the value `true`; also the Secret's type. Keyrings are in the operator's namespace, one for each webhook.",
+        ),
+        (
+            keyring::WEBHOOK_NAMESPACE,
+            keyrings,
+            "Annotation: the namespace of its webhook.",
+        ),
+        (
+            keyring::WEBHOOK_NAME,
+            keyrings,
+            "Annotation: the name of its webhook.",
+        ),
+        (
+            keyring::WEBHOOK_UID,
+            keyrings,
+            "Annotation: the uid of its webhook.",
+        ),
+        (
+            resources::CONTROLLER_MANAGER,
+            "field manager",
+            "The controller's writes: all of status but `deliveries`.",
+        ),
+        (
+            resources::RECEIVER_MANAGER,
+            "field manager",
+            "The receiver's writes: `status.deliveries`.",
+        ),
+    ] {
+        out.push_str(&format!("| `{name}` | {place} | {meaning} |\n"));
+    }
+    assert_eq!(
+        keyring::LABEL,
+        keyring::SECRET_TYPE,
+        "the table says that they are one word"
+    );
+}
+
+fn flags() -> String {
+    let root = Cli::command();
+    let mut out = String::from("# Reference of the flags\n\n");
+    out.push_str(GENERATED);
+    out.push_str(
+        "\nEvery flag is also an environment variable; the flag wins. A flag in bold must be given.\n\n## Flags of every command\n\n",
+    );
+    flag_table(&mut out, &root);
+    for command in root.get_subcommands() {
+        let name = command.get_name();
+        let about = command
+            .get_about()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        out.push_str(&format!(
+            "\n## chekt-operator {name}\n\n{}.\n\n",
+            about.trim_end_matches('.')
+        ));
+        flag_table(&mut out, command);
+    }
+    out
+}
+
+fn flag_table(out: &mut String, command: &Command) {
+    let flags: Vec<&Arg> = command
+        .get_arguments()
+        .filter(|a| !matches!(a.get_action(), ArgAction::Help | ArgAction::Version))
+        .collect();
+    if flags.is_empty() {
+        out.push_str("It takes no flags of its own.\n");
+        return;
+    }
+    out.push_str("| flag | variable | default | meaning |\n| --- | --- | --- | --- |\n");
+    for flag in flags {
+        let mut name = format!("--{}", flag.get_long().unwrap_or(flag.get_id().as_str()));
+        let takes_value = flag.get_action().takes_values();
+        let value = flag.get_value_names().and_then(|names| names.first());
+        if let Some(value) = value.filter(|_| takes_value) {
+            name.push_str(&format!(" {value}"));
+        }
+        let name = if flag.is_required_set() {
+            format!("**`{name}`**")
+        } else {
+            format!("`{name}`")
+        };
+        let variable = flag.get_env().map(|v| format!("`{}`", v.to_string_lossy()));
+        let default = flag.get_default_values().first().filter(|_| takes_value);
+        let default = default.map(|d| format!("`{}`", d.to_string_lossy()));
+        let words: Vec<String> = flag
+            .get_possible_values()
+            .iter()
+            .filter(|_| takes_value)
+            .map(|v| format!("`{}`", v.get_name()))
+            .collect();
+        let help = flag.get_long_help().or(flag.get_help());
+        let mut help = help.map(ToString::to_string).unwrap_or_default();
+        help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        if !help.ends_with('.') {
+            help.push('.');
+        }
+        if !words.is_empty() {
+            help.push_str(&format!("<br>One of {}.", words.join(", ")));
+        }
+        out.push_str(&format!(
+            "| {name} | {} | {} | {} |\n",
+            variable.unwrap_or_default(),
+            default.unwrap_or_default(),
+            cell(&help),
+        ));
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// Text as a cell of a table: a bar would end it.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
