@@ -23,7 +23,7 @@ test: control-plane ## Runs every test, against a real API server
 	$(CARGO) test --locked
 
 generate: ## Writes the files that are made from the code: crds/ and docs/reference.md
-	UPDATE=1 $(CARGO) test --locked --test it -- generated::
+	UPDATE=1 $(CARGO) test --locked --test it -- generated:: reference::
 
 lint: ## Format, clippy and, where cargo-deny is installed, the dependency policy
 	$(CARGO) fmt --check
