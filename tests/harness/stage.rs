@@ -22,7 +22,7 @@ const READY: Duration = Duration::from_secs(30);
 /// What a test may want otherwise.
 #[derive(Clone, Debug)]
 pub struct StageOptions {
-    /// How fast the sandbox's clock runs: 100 turns the retry after 5 s into one after 50 ms.
+    /// The factor for the sandbox's pauses: 0.01 turns the retry after 5 s into one after 50 ms.
     pub time_scale: f64,
     /// Requests a minute that the sandbox allows; 0 is without limit.
     pub requests_per_minute: u32,
@@ -49,7 +49,7 @@ pub struct StageOptions {
 impl Default for StageOptions {
     fn default() -> Self {
         StageOptions {
-            time_scale: 100.0,
+            time_scale: 0.01,
             requests_per_minute: 0,
             sandbox: Vec::new(),
             receiver: Vec::new(),

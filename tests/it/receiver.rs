@@ -159,11 +159,11 @@ async fn a_signed_alarm_is_on_disk_when_the_answer_is_200() {
     let status = receiver.answer(receiver.post(PATH, ALARM)).await;
     assert_eq!(status, StatusCode::OK);
     let entry = receiver.feed.try_recv().unwrap();
-    let received = receiver.journal.load(entry.waiting.seq).await;
-    let received = received.unwrap().unwrap();
-    assert_eq!(received.body, ALARM.as_bytes());
-    assert_eq!(received.key_id, "key-1");
-    assert_eq!(received.webhook, identity("alarms"));
+    let loaded = receiver.journal.load(entry.waiting.seq).await;
+    let delivery = loaded.unwrap().unwrap();
+    assert_eq!(delivery.body, ALARM.as_bytes());
+    assert_eq!(delivery.key_id, "key-1");
+    assert_eq!(delivery.webhook, identity("alarms"));
 }
 
 #[tokio::test]
