@@ -22,6 +22,8 @@ pub struct Remembered {
     pub unclear_at: Option<Instant>,
     /// See [`Memory::asserted`].
     pub asserted: Option<String>,
+    /// When a key was made `next`.
+    pub next_at: Option<Instant>,
     /// CHeKT's last definite no, and when.
     pub refusal: Option<(Refusal, Instant)>,
     /// What failed, until when to wait, and how many times it failed in a row.
@@ -48,6 +50,7 @@ impl Remembered {
             attempt: self.attempt,
             unclear: self.unclear_at.map(ago),
             asserted: self.asserted.clone(),
+            next_for: self.next_at.map(ago),
             refusal: self.refusal.as_ref().map(|(refusal, at)| Refusal {
                 ago: ago(*at),
                 ..refusal.clone()

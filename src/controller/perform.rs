@@ -189,6 +189,7 @@ async fn keyring(
     if change == KeyringChange::Next {
         // What was refused is about to be replaced.
         memory.refusal = None;
+        memory.next_at = Some(Instant::now());
     }
     Ok(Performed::Keyring(Box::new(stored)))
 }

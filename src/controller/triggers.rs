@@ -10,14 +10,15 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::Config;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::{Controller, watcher};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{Controller, WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,52 @@ struct Watched {
     accounts: Controller<ChektAccount>,
 }
 
+/// Opens the gate once every watch has been complete at least once.
+///
+/// `Store::wait_until_ready` would say the same, and cannot be used: it keeps one waker, the controller waits on it
+/// too, and of two who wait one may never be woken (measured with kube 5.0.0 on empty namespaces).
+#[derive(Clone)]
+struct Listed {
+    left: Arc<AtomicUsize>,
+    gate: Arc<Gate>,
+}
+
+impl Listed {
+    fn one(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.gate.open();
+        }
+    }
+}
+
+/// A controller over one kind and namespace, whose watch backs off by itself and says when its list is complete.
+fn watch<K>(client: &Client, namespace: Option<&str>, listed: Listed) -> Controller<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + serde::de::DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let (reader, writer) = reflector::store();
+    let api: Api<K> = namespaced(client, namespace);
+    let mut first = Some(listed);
+    let objects = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .inspect_ok(move |event| {
+            if matches!(event, watcher::Event::InitDone)
+                && let Some(listed) = first.take()
+            {
+                listed.one();
+            }
+        })
+        .applied_objects();
+    Controller::for_stream(objects, reader).with_config(Config::default().concurrency(AT_ONCE))
+}
+
 /// Runs all controllers until `end` is cancelled.
 ///
 /// # Errors
@@ -58,37 +105,29 @@ pub async fn run(
         [] => vec![None],
         some => some.iter().cloned().map(Some).collect(),
     };
+    let listed = Listed {
+        left: Arc::new(AtomicUsize::new(2 * namespaces.len())),
+        gate: Arc::new(stores),
+    };
     let watched: Vec<Watched> = namespaces
         .into_iter()
-        .map(|namespace| {
-            let config = || Config::default().concurrency(AT_ONCE);
-            let api = namespaced(&client, namespace.as_deref());
-            let webhooks = Controller::new(api, watcher::Config::default()).with_config(config());
-            let api = namespaced(&client, namespace.as_deref());
-            let accounts = Controller::new(api, watcher::Config::default()).with_config(config());
-            Watched {
-                namespace,
-                webhooks,
-                accounts,
-            }
+        .map(|namespace| Watched {
+            webhooks: watch(&client, namespace.as_deref(), listed.clone()),
+            accounts: watch(&client, namespace.as_deref(), listed.clone()),
+            namespace,
         })
         .collect();
-    let webhook_stores: Vec<_> = watched.iter().map(|w| w.webhooks.store()).collect();
-    let account_stores: Vec<_> = watched.iter().map(|w| w.accounts.store()).collect();
+    let webhook_stores = watched.iter().map(|w| w.webhooks.store()).collect();
+    let account_stores = watched.iter().map(|w| w.accounts.store()).collect();
     let reporter = Reporter {
         controller: "chekt.com/controller".to_owned(),
         instance: std::env::var("HOSTNAME").ok(),
     };
     let recorder = Recorder::new(client.clone(), reporter);
     let (wake, woken) = mpsc::unbounded_channel();
-    let both = (webhook_stores.clone(), account_stores.clone());
+    let both = (webhook_stores, account_stores);
     let context = Arc::new(Context::new(
-        client.clone(),
-        settings,
-        metrics,
-        recorder,
-        both,
-        wake,
+        client, settings, metrics, recorder, both, wake,
     ));
 
     let tasks = TaskTracker::new();
@@ -123,15 +162,8 @@ pub async fn run(
             &end,
         );
     }
-    tasks.spawn(ring(Arc::clone(&context), woken, bells, end.clone()));
+    tasks.spawn(ring(context, woken, bells, end));
     tasks.close();
-    for store in &webhook_stores {
-        tokio::select! { ready = store.wait_until_ready() => ready?, () = end.cancelled() => {} }
-    }
-    for store in &account_stores {
-        tokio::select! { ready = store.wait_until_ready() => ready?, () = end.cancelled() => {} }
-    }
-    stores.open();
     tasks.wait().await;
     Ok(())
 }

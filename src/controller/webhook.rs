@@ -106,7 +106,10 @@ async fn pass(
 /// A status is written when there is nothing more to do for now, and at once when an id must be put on record.
 fn is_worth_a_write(world: &World, step: &Step) -> bool {
     match step {
-        Step::Rest(rest) => !matches!(rest.because, Because::Gone | Because::Starting),
+        Step::Rest(rest) => !matches!(
+            rest.because,
+            Because::Gone | Because::Starting | Because::Spreading
+        ),
         Step::AddFinalizer | Step::RemoveKeyring | Step::ReleaseFinalizer(_) => false,
         Step::Keyring(_)
         | Step::List(..)

@@ -426,6 +426,17 @@ fn a_changed_secret_goes_through_next_patch_current_and_previous() {
         w.keyring = Some(keyring);
         w.memory.attempt = Attempt::Open;
     });
+    // The receivers must know it before CHeKT signs with it.
+    let spreading = with(world.clone(), |w| {
+        w.memory.next_for = Some(Duration::from_millis(400));
+    });
+    assert_eq!(
+        plan(&spreading),
+        Step::Rest(Rest {
+            because: Because::Spreading,
+            again: Some(Duration::from_millis(600))
+        })
+    );
     let Step::Patch(_, change) = plan(&world) else {
         panic!("no patch")
     };

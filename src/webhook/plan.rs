@@ -34,6 +34,10 @@ pub const ASK_AGAIN: Duration = Duration::from_secs(10 * 60);
 /// How long a test delivery may take before it counts as lost: CHeKT's first two retries come within 35 s.
 pub const TEST_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a new key has to reach the receivers before CHeKT is told to sign with it. They watch the keyrings, and
+/// see a change within some ten milliseconds; a delivery that came before would be refused.
+pub const SPREAD: Duration = Duration::from_secs(1);
+
 /// How many PATCHes without effect are enough to stop.
 pub const PATIENCE: u32 = 2;
 
@@ -104,6 +108,16 @@ fn wanted(world: &World, keyring: &Keyring) -> Step {
                 Because::Stalled(Reason::NotConverging, message),
                 Some(ASK_AGAIN),
             );
+        }
+        let spreads = world
+            .memory
+            .next_for
+            .filter(|_| change.key.is_some() && keyring.current.is_some());
+        if let Some(left) = spreads
+            .and_then(|since| SPREAD.checked_sub(since))
+            .filter(|left| !left.is_zero())
+        {
+            return rest(Because::Spreading, Some(left));
         }
         return numbered(world, Step::Patch(target.id.clone(), change));
     }

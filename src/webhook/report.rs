@@ -136,6 +136,11 @@ fn synced(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Verdict
                 Reason::Deleting,
                 "The remote webhook is gone.".to_owned(),
             ),
+            Because::Spreading => (
+                Truth::False,
+                Reason::Working,
+                "A new secret is on its way.".to_owned(),
+            ),
             Because::Settling => (
                 Truth::False,
                 Reason::Settling,
@@ -288,7 +293,11 @@ fn verified(world: &World) -> Verdict {
 fn progress(step: &Step) -> Option<Verdict> {
     match step {
         Step::Rest(Rest { because, .. }) => match because {
-            Because::InSync | Because::Starting | Because::Gone | Because::Lacking(..) => None,
+            Because::InSync
+            | Because::Starting
+            | Because::Spreading
+            | Because::Gone
+            | Because::Lacking(..) => None,
             Because::Settling => Some(verdict(
                 RECONCILING,
                 Truth::True,

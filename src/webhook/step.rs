@@ -107,6 +107,8 @@ pub enum Because {
     Starting,
     /// All is as written.
     InSync,
+    /// A new key must reach the receivers first. Nothing is reported: it takes a moment.
+    Spreading,
     /// The outcome of a request must show first.
     Settling,
     /// A request failed and is tried again later.

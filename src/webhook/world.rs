@@ -104,6 +104,8 @@ pub struct Memory {
     pub unclear: Option<Duration>,
     /// The id of the key that CHeKT has confirmed to be in force.
     pub asserted: Option<String>,
+    /// How long ago this process made a key `next`.
+    pub next_for: Option<Duration>,
     /// CHeKT's last definite no.
     pub refusal: Option<Refusal>,
     /// The last failure that may pass by itself.
