@@ -62,7 +62,8 @@ async fn a_hundred_webhooks_are_a_hundred_posts_and_then_one_list_an_interval() 
     assert_eq!(ledger.calls("patch").len(), 0);
     assert_eq!(stage.chekt.all_webhooks().await?.len(), HOW_MANY);
 
-    // The receiver may still have a status to write; the quiet begins when nothing has changed for a while.
+    // The account counts its webhooks at the next list, and the receiver may still have a status to write: the quiet
+    // begins when nothing has changed for longer than an interval.
     let still = std::sync::Mutex::new((Vec::new(), std::time::Instant::now()));
     let before = eventually(
         "the objects to be still",
@@ -75,7 +76,7 @@ async fn a_hundred_webhooks_are_a_hundred_posts_and_then_one_list_an_interval() 
             if still.0 != now {
                 *still = (now, std::time::Instant::now());
             }
-            anyhow::ensure!(still.1.elapsed() > Duration::from_secs(3), "they change");
+            anyhow::ensure!(still.1.elapsed() > Duration::from_secs(12), "they change");
             Ok(still.0.clone())
         },
     )
@@ -86,9 +87,14 @@ async fn a_hundred_webhooks_are_a_hundred_posts_and_then_one_list_an_interval() 
     let quiet = Duration::from_secs(21);
     throughout("no Kubernetes write", quiet, || async {
         // A write changes a resource version, and no later write brings the old one back.
+        let now = resource_versions(&stage).await?;
+        let changed: Vec<_> = now
+            .iter()
+            .filter(|object| !before.contains(object))
+            .collect();
         anyhow::ensure!(
-            resource_versions(&stage).await? == before,
-            "an object changed"
+            changed.is_empty() && now.len() == before.len(),
+            "{changed:?}"
         );
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok::<(), anyhow::Error>(())
@@ -96,7 +102,12 @@ async fn a_hundred_webhooks_are_a_hundred_posts_and_then_one_list_an_interval() 
     .await?;
     let ledger = stage.chekt.ledger(mark).await?;
     assert_eq!(ledger.writes(), Vec::<String>::new());
-    let lists = ledger.calls("list").len();
+    // A hundred is a round number, so each list asks once whether there is a second page.
+    let lists = ledger
+        .calls("list")
+        .iter()
+        .filter(|call| !call.path.contains("page="))
+        .count();
     assert!(
         (2..=3).contains(&lists),
         "{lists} lists in {:?}",
