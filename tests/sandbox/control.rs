@@ -48,3 +48,34 @@ async fn reset_clears_quirks_and_faults_and_nothing_else() {
         422
     );
 }
+
+#[tokio::test]
+async fn a_plain_curl_is_understood_and_a_slip_is_explained() {
+    let bench = bench().await;
+    let put = |path: &str, body: &'static str| {
+        let request = bench.request(Method::PUT, &format!("/sandbox/{path}"));
+        // What curl says without being told otherwise.
+        let form = "application/x-www-form-urlencoded";
+        reply(request.header("content-type", form).body(body))
+    };
+    assert_eq!(put("quirks", r#"{"create_status": 200}"#).await.status, 200);
+    for (path, body, hint) in [
+        ("quirks", r#"{"create_status": 299}"#, "299"),
+        ("quirks", "{", "line 1"),
+        (
+            "faults",
+            r#"[{"route": "list", "when": "before", "effect": "dorp"}]"#,
+            "stall_ms",
+        ),
+        (
+            "faults",
+            r#"[{"route": "lits", "when": "before", "effect": "drop"}]"#,
+            "`any`",
+        ),
+    ] {
+        let refused = put(path, body).await;
+        assert_eq!(refused.status, 422);
+        let message = refused.body["error"]["message"].as_str().unwrap();
+        assert!(message.contains(hint), "{message}");
+    }
+}

@@ -217,3 +217,16 @@ async fn the_static_token_may_be_refused_and_a_token_may_end_soon() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_signature_may_be_written_otherwise() {
+    let bench = bench().await;
+    let receiver = Receiver::start(&[]).await;
+    bench.made(&receiver.url, &["site.armed"]).await;
+    for style in ["doubled", "absent"] {
+        bench.quirks(json!({"signature_style": style})).await;
+        bench.emit("site.armed").await;
+        bench.settled().await;
+    }
+    assert_eq!(receiver.signatures(), [2, 0]);
+}

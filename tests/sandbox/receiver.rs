@@ -62,6 +62,14 @@ impl Receiver {
             .collect()
     }
 
+    /// How many signatures each delivery had.
+    pub fn signatures(&self) -> Vec<usize> {
+        let got = self.told.got.lock().unwrap();
+        got.iter()
+            .map(|(headers, _)| headers.get_all("x-webhook-signature").iter().count())
+            .collect()
+    }
+
     pub fn count(&self) -> usize {
         self.told.got.lock().unwrap().len()
     }
