@@ -103,10 +103,15 @@ impl Refusal {
     /// The refusal as an answer.
     pub fn in_style(&self, style: ErrorStyle, request_id: &str) -> Answer {
         match style {
-            ErrorStyle::Full => {
-                let mut error = json!({
-                    "code": self.code, "message": self.message, "request_id": request_id,
-                });
+            ErrorStyle::Full | ErrorStyle::NoRequestId | ErrorStyle::Detail => {
+                let sentence = match style {
+                    ErrorStyle::Detail => "detail",
+                    _ => "message",
+                };
+                let mut error = json!({"code": self.code, sentence: self.message});
+                if style != ErrorStyle::NoRequestId {
+                    error["request_id"] = json!(request_id);
+                }
                 if let Some(field) = &self.field {
                     error["field"] = json!(field);
                 }

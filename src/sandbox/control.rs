@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{Path, Query, State as Extract};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json, Router};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Sandbox;
@@ -64,10 +66,13 @@ fn invalid(why: impl std::fmt::Display) -> Refused {
     Refused(Refusal::new(422, "validation_failed", why.to_string()))
 }
 
-async fn emit(
-    Extract(sandbox): Extract<Arc<Sandbox>>,
-    Json(emission): Json<Emission>,
-) -> Result<Response, Refused> {
+/// Reads a body as JSON whatever its content type, so that a plain `curl -d` works.
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(invalid)
+}
+
+async fn emit(Extract(sandbox): Extract<Arc<Sandbox>>, body: Bytes) -> Result<Response, Refused> {
+    let emission: Emission = read(&body)?;
     let ordered = sandbox.change(|state| {
         if let Some(id) = &emission.webhook_id
             && state.store.webhooks.get(id).is_none()
@@ -98,13 +103,13 @@ fn one() -> u32 {
 
 async fn deliver(
     Extract(sandbox): Extract<Arc<Sandbox>>,
-    Json(delivered): Json<Delivered>,
+    body: Bytes,
 ) -> Result<Response, Refused> {
     let Delivered {
         webhook_id,
         body,
         copies,
-    } = delivered;
+    } = read(&body)?;
     let ordered = sandbox.change(|state| {
         if state.store.webhooks.get(&webhook_id).is_none() {
             return Err(unknown(&webhook_id));
@@ -143,14 +148,20 @@ async fn webhooks(
 async fn edit_webhook(
     Extract(sandbox): Extract<Arc<Sandbox>>,
     Path(id): Path<String>,
-    body: axum::body::Bytes,
+    body: Bytes,
 ) -> Result<Json<Value>, Refused> {
     let Fields {
         url,
         events,
         secret,
         status,
-    } = fields::parse(&body, UnknownEvents::Accept)?;
+    } = fields::parse(
+        &body,
+        &Quirks {
+            unknown_events: UnknownEvents::Accept,
+            ..Quirks::default()
+        },
+    )?;
     let told = sandbox.change(|state| {
         let webhook = state
             .store
@@ -247,8 +258,9 @@ async fn quirks(Extract(sandbox): Extract<Arc<Sandbox>>) -> Json<Quirks> {
 
 async fn set_quirks(
     Extract(sandbox): Extract<Arc<Sandbox>>,
-    Json(change): Json<Value>,
+    body: Bytes,
 ) -> Result<Json<Quirks>, Refused> {
+    let change: Value = read(&body)?;
     sandbox
         .look(|state| {
             state.quirks = state.quirks.with(change)?;
@@ -264,8 +276,9 @@ async fn faults(Extract(sandbox): Extract<Arc<Sandbox>>) -> Json<Vec<Fault>> {
 
 async fn set_faults(
     Extract(sandbox): Extract<Arc<Sandbox>>,
-    Json(list): Json<Vec<Fault>>,
+    body: Bytes,
 ) -> Result<Json<Vec<Fault>>, Refused> {
+    let list: Vec<Fault> = read(&body)?;
     sandbox
         .look(|state| {
             state.faults.set(list)?;

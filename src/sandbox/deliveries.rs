@@ -10,9 +10,10 @@ use reqwest::header::CONTENT_TYPE;
 
 use super::Sandbox;
 use super::book::Progress;
+use super::envelope::Shot;
 use super::schedule::ANSWER_WITHIN;
 use super::signature;
-use super::state::{Outcome, Shot};
+use super::state::Outcome;
 
 /// Most attempts on their way at once.
 pub const MOST_AT_ONCE: usize = 256;
@@ -75,11 +76,14 @@ fn until(due: Timestamp) -> Duration {
 
 async fn send(client: &reqwest::Client, shot: Shot) -> Outcome {
     let (began, start) = (Timestamp::now(), Instant::now());
-    let result = client
+    let mut request = client
         .post(shot.url)
         .header(CONTENT_TYPE, "application/json")
-        .header(signature::HEADER, shot.signature)
-        .body(shot.body)
+        .body(shot.body);
+    for signature in shot.signatures {
+        request = request.header(signature::HEADER, signature);
+    }
+    let result = request
         .send()
         .await
         .map(|response| response.status().as_u16())

@@ -39,7 +39,10 @@ pub enum When {
 
 /// What goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "an effect is \"drop\", \"truncate\", {\"status\": 500} (with html, code, message or retry_after) or {\"stall_ms\": 100}"
+)]
 pub enum Effect {
     /// `"drop"` or `"truncate"`.
     Word(Word),

@@ -10,7 +10,7 @@ use url::{Host, Url};
 
 use super::answer::Refusal;
 use super::catalogue;
-use super::quirks::UnknownEvents;
+use super::quirks::{Quirks, UnknownEvents};
 
 /// The status of a webhook that gets deliveries.
 pub const ACTIVE: &str = "active";
@@ -40,11 +40,12 @@ pub struct Fields {
     pub status: Option<String>,
 }
 
-/// Reads the body of a create or a PATCH. Unknown fields are passed over.
+/// Reads the body of a create or a PATCH. Unknown fields are passed over. What becomes of unknown events and of
+/// secrets is a matter of quirk.
 ///
 /// # Errors
 /// 400 when the body is no JSON object, 422 with the field when a field is not acceptable.
-pub fn parse(body: &[u8], unknown: UnknownEvents) -> Result<Fields, Refusal> {
+pub fn parse(body: &[u8], quirks: &Quirks) -> Result<Fields, Refusal> {
     let object: Map<String, Value> = serde_json::from_slice(body).map_err(|error| {
         // The error of a mistyped value would repeat it, so only the place is told.
         Refusal::new(
@@ -64,14 +65,18 @@ pub fn parse(body: &[u8], unknown: UnknownEvents) -> Result<Fields, Refusal> {
         fields.url = Some(url.to_owned());
     }
     if let Some(value) = object.get("events") {
-        fields.events = Some(events(value, unknown)?);
+        fields.events = Some(events(value, quirks.unknown_events)?);
     }
     if let Some(value) = object.get("secret") {
-        let secret = text("secret", value)?;
-        if secret.is_empty() || secret.len() > LONGEST_SECRET {
+        let mut secret = text("secret", value)?;
+        if quirks.secret_trimmed {
+            secret = secret.trim();
+        }
+        let shortest = quirks.secret_min;
+        if !(shortest..=LONGEST_SECRET).contains(&secret.len()) {
             return Err(Refusal::field(
                 "secret",
-                format!("a secret has 1 to {LONGEST_SECRET} bytes"),
+                format!("a secret has {shortest} to {LONGEST_SECRET} bytes"),
             ));
         }
         fields.secret = Some(Secret(secret.to_owned()));
@@ -160,7 +165,7 @@ mod tests {
     use super::*;
 
     fn refused(body: &str) -> (u16, Option<String>) {
-        let refusal = parse(body.as_bytes(), UnknownEvents::Refuse).unwrap_err();
+        let refusal = parse(body.as_bytes(), &Quirks::default()).unwrap_err();
         (refusal.status, refusal.field)
     }
 
@@ -215,10 +220,31 @@ mod tests {
     #[test]
     fn unknown_events_are_kept_or_dropped_by_quirk() {
         let body = br#"{"events": ["alarm.cleared", "alarm.created", "alarm.cleared"]}"#;
-        let accepted = parse(body, UnknownEvents::Accept).unwrap().events.unwrap();
+        let events = |unknown_events| {
+            let quirks = Quirks {
+                unknown_events,
+                ..Quirks::default()
+            };
+            parse(body, &quirks).unwrap().events.unwrap()
+        };
+        let accepted = events(UnknownEvents::Accept);
         assert_eq!(accepted, ["alarm.cleared", "alarm.created"]);
-        let dropped = parse(body, UnknownEvents::Drop).unwrap().events.unwrap();
+        let dropped = events(UnknownEvents::Drop);
         assert_eq!(dropped, ["alarm.cleared"]);
+    }
+
+    #[test]
+    fn a_secret_may_be_trimmed_or_found_too_short() {
+        let body = br#"{"secret": " hush "}"#;
+        let quirks = |secret_trimmed, secret_min| Quirks {
+            secret_min,
+            secret_trimmed,
+            ..Quirks::default()
+        };
+        let secret = |quirks| parse(body, &quirks).map(|fields| fields.secret.unwrap().0);
+        assert_eq!(secret(quirks(false, 6)).unwrap(), " hush ");
+        assert_eq!(secret(quirks(true, 4)).unwrap(), "hush");
+        assert!(secret(quirks(true, 5)).is_err());
     }
 
     #[test]

@@ -6,14 +6,15 @@
 //!                            +-> ledger (what happened)   +-> state file (what outlives a restart)
 //! ```
 //!
-//! What the documents of the API state is fixed; what they leave open is a switch ([`quirks`]); what may go wrong
-//! on the way is a fault ([`faults`]). Decisions are plain functions of [`state::State`], a moment and a request.
+//! What the documents of the API state is fixed; what they leave open is a switch (`quirks`); what may go wrong
+//! on the way is a fault (`faults`). Decisions are plain functions of `State`, a moment and a request.
 
 mod answer;
 mod book;
 mod catalogue;
 mod control;
 mod deliveries;
+mod envelope;
 mod faults;
 mod fields;
 mod idempotency;
@@ -29,7 +30,9 @@ mod signature;
 mod state;
 mod state_file;
 mod store;
+mod target;
 mod tokens;
+mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -7,8 +7,8 @@ use super::book::Full;
 use super::catalogue;
 use super::fields::{self, ACTIVE, Fields, normalised};
 use super::quirks::{
-    CreateStatus, DeleteAnswer, DuplicateUrl, PatchAnswer, PatchEvents, Reenable, SecondDelete,
-    TestAnswer,
+    CreateStatus, DeleteAnswer, DuplicateUrl, GetOne, LimitStatus, PatchAnswer, PatchEvents,
+    Reenable, SecondDelete, TestAnswer,
 };
 use super::state::{Emission, State};
 use super::store::{Moment, Webhook};
@@ -25,7 +25,7 @@ pub fn create(state: &mut State, body: &[u8], moment: Moment) -> Result<Answer, 
         secret,
         // A webhook begins active, whatever is asked for.
         status: _,
-    } = fields::parse(body, quirks.unknown_events)?;
+    } = fields::parse(body, quirks)?;
     let url = fields::required("url", url)?;
     let events = fields::required("events", events)?;
     let secret = fields::required("secret", secret)?;
@@ -43,6 +43,16 @@ pub fn create(state: &mut State, body: &[u8], moment: Moment) -> Result<Answer, 
             DuplicateUrl::Unprocessable => return Err(Refusal::field("url", why)),
             DuplicateUrl::Existing => return Ok(Answer::json(200, &twin.told(quirks))),
         }
+    }
+
+    let live = state.store.webhooks.live().count();
+    if quirks.webhook_limit != 0 && live >= quirks.webhook_limit {
+        let why = format!("there are {live} webhooks, no more are allowed");
+        return Err(match quirks.webhook_limit_status {
+            LimitStatus::Forbidden => Refusal::new(403, "webhook_limit", why),
+            LimitStatus::Conflict => Refusal::new(409, "webhook_limit", why),
+            LimitStatus::Unprocessable => Refusal::new(422, "webhook_limit", why),
+        });
     }
 
     let webhook = Webhook {
@@ -68,6 +78,27 @@ pub fn create(state: &mut State, body: &[u8], moment: Moment) -> Result<Answer, 
     Ok(answer)
 }
 
+/// GET /partner/v1/webhooks/{id}, which is not documented and there by quirk only
+///
+/// # Errors
+/// 404 or 405.
+pub fn get_one(state: &State, id: &str) -> Result<Answer, Refusal> {
+    let told = || {
+        let webhook = state.store.webhooks.get(id).ok_or_else(|| unknown(id))?;
+        Ok::<Value, Refusal>(webhook.told(&state.quirks))
+    };
+    match state.quirks.get_one {
+        GetOne::NotFound => Err(Refusal::new(404, "not_found", "no such route")),
+        GetOne::MethodNotAllowed => Err(Refusal::new(
+            405,
+            "method_not_allowed",
+            "this path does not take this method",
+        )),
+        GetOne::Object => Ok(Answer::json(200, &told()?)),
+        GetOne::Data => Ok(Answer::json(200, &json!({"data": told()?}))),
+    }
+}
+
 /// PATCH /partner/v1/webhooks/{id}
 ///
 /// # Errors
@@ -75,7 +106,8 @@ pub fn create(state: &mut State, body: &[u8], moment: Moment) -> Result<Answer, 
 pub fn patch(state: &mut State, id: &str, body: &[u8], moment: Moment) -> Result<Answer, Refusal> {
     let State { store, quirks, .. } = state;
     let webhook = store.webhooks.get_mut(id).ok_or_else(|| unknown(id))?;
-    let mut fields = fields::parse(body, quirks.unknown_events)?;
+    let mut fields = fields::parse(body, quirks)?;
+    let before = webhook.told(quirks);
     if let Some(status) = &fields.status
         && status != ACTIVE
         && *status != quirks.disabled_word
@@ -140,6 +172,7 @@ pub fn patch(state: &mut State, id: &str, body: &[u8], moment: Moment) -> Result
     let answer = match quirks.patch_answer {
         PatchAnswer::Object => Answer::json(200, &webhook.told(quirks)),
         PatchAnswer::NoContent => Answer::empty(204),
+        PatchAnswer::Stale => Answer::json(200, &before),
         PatchAnswer::ChangedFields => Answer::json(200, &Value::Object(changed)),
     };
     if !webhook.is_active() {
@@ -312,6 +345,35 @@ mod tests {
     }
 
     #[test]
+    fn one_webhook_too_many_is_refused() {
+        for status in [403, 409, 422] {
+            let mut state = state(json!({"webhook_limit": 1, "webhook_limit_status": status}));
+            let id = made(&mut state);
+            assert_eq!(
+                create(&mut state, NEW, moment()).unwrap_err().status,
+                status
+            );
+            delete(&mut state, &id, moment()).unwrap();
+            assert!(create(&mut state, NEW, moment()).is_ok());
+        }
+    }
+
+    #[test]
+    fn one_webhook_can_be_read_by_quirk_only() {
+        for (quirk, status) in [("404", 404), ("405", 405)] {
+            let mut state = state(json!({"get_one": quirk}));
+            let id = made(&mut state);
+            assert_eq!(get_one(&state, &id).unwrap_err().status, status);
+        }
+        let mut state = state(json!({"get_one": "data", "id_key": "id", "created_at": "space"}));
+        let id = made(&mut state);
+        let told = body(&get_one(&state, &id).unwrap());
+        assert_eq!(told["data"]["id"], id);
+        assert_eq!(told["data"]["created_at"], "2023-11-14 22:13:20");
+        assert_eq!(get_one(&state, "x").unwrap_err().code, "webhook_not_found");
+    }
+
+    #[test]
     fn a_patch_replaces_or_merges_or_ignores() {
         for (quirks, expected) in [
             (json!({}), vec!["site.created"]),
@@ -338,6 +400,15 @@ mod tests {
     fn a_patch_answers_as_the_quirk_says() {
         for (quirk, status, told) in [
             ("204", 204, None),
+            (
+                "stale",
+                200,
+                Some(json!({
+                    "webhook_id": "webhook_10000000007", "url": "https://a.example/x",
+                    "events": ["site.armed"], "status": "active",
+                    "created_at": "2023-11-14T22:13:20Z",
+                })),
+            ),
             (
                 "changed_fields",
                 200,

@@ -36,6 +36,36 @@ words! {
         Existing = "existing", }
 }
 words! {
+    /// What reading one webhook answers; the documents do not have it.
+    GetOne { NotFound = "404", MethodNotAllowed = "405", Object = "object",
+        /// The object under `data`.
+        Data = "data", }
+}
+words! {
+    /// The key of a webhook's id.
+    IdKey { WebhookId = "webhook_id", Id = "id", }
+}
+words! {
+    /// How `created_at` is spelled; the samples of CHeKT's APIs have all three.
+    CreatedAt { Seconds = "seconds", Milliseconds = "milliseconds",
+        /// `2025-01-01 00:00:00`
+        Space = "space", }
+}
+words! {
+    /// How one webhook too many is refused.
+    LimitStatus { Forbidden = "403", Conflict = "409", Unprocessable = "422", }
+}
+words! {
+    /// How a signature is written.
+    SignatureStyle { LowerHex = "lower_hex", UpperHex = "upper_hex",
+        /// Without `sha256=`.
+        BareHex = "bare_hex",
+        /// Two headers: one of an unknown secret, then the right one.
+        Doubled = "doubled",
+        /// No header.
+        Absent = "absent", }
+}
+words! {
     /// How a url is told back.
     UrlEcho { AsSent = "as_sent", Normalised = "normalised", }
 }
@@ -76,7 +106,9 @@ words! {
 }
 words! {
     /// What a PATCH answers.
-    PatchAnswer { Object = "object", NoContent = "204", ChangedFields = "changed_fields", }
+    PatchAnswer { Object = "object", NoContent = "204", ChangedFields = "changed_fields",
+        /// The whole object as it was before.
+        Stale = "stale", }
 }
 words! {
     /// What a DELETE answers.
@@ -122,7 +154,9 @@ words! {
 }
 words! {
     /// How an error is told.
-    ErrorStyle { Full = "full",
+    ErrorStyle { Full = "full", NoRequestId = "no_request_id",
+        /// The sentence stands under `detail`.
+        Detail = "detail",
         /// `{"error": "message"}`
         String = "string",
         /// A status and nothing else.
@@ -134,11 +168,25 @@ words! {
 }
 
 /// All the switches.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own and not a state among others"
+)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quirks {
     pub create_status: CreateStatus,
     pub duplicate_url: DuplicateUrl,
+    pub get_one: GetOne,
+    pub id_key: IdKey,
+    pub created_at: CreatedAt,
+    /// Most webhooks; 0 for no limit.
+    pub webhook_limit: usize,
+    pub webhook_limit_status: LimitStatus,
+    /// Fewest bytes of a secret.
+    pub secret_min: usize,
+    /// White space around a secret is cut off in silence, so that signatures are others than expected.
+    pub secret_trimmed: bool,
     pub url_echo: UrlEcho,
     pub events_echo: EventsEcho,
     pub unknown_events: UnknownEvents,
@@ -166,10 +214,13 @@ pub struct Quirks {
     pub disabled_word: String,
     /// The consecutive failed attempt that disables; 0 for never.
     pub disables_after: u32,
+    /// A success starts the count of failures anew.
+    pub success_resets: bool,
     pub reenable: Reenable,
     pub success: Success,
     pub retry_body: RetryBody,
     pub body_style: BodyStyle,
+    pub signature_style: SignatureStyle,
     /// Further deliveries of the same bytes after a success.
     pub duplicate_deliveries: u32,
     pub idempotency: IdempotencyMode,
@@ -190,6 +241,13 @@ impl Default for Quirks {
         Quirks {
             create_status: CreateStatus::default(),
             duplicate_url: DuplicateUrl::default(),
+            get_one: GetOne::default(),
+            id_key: IdKey::default(),
+            created_at: CreatedAt::default(),
+            webhook_limit: 0,
+            webhook_limit_status: LimitStatus::default(),
+            secret_min: 1,
+            secret_trimmed: false,
             url_echo: UrlEcho::default(),
             events_echo: EventsEcho::default(),
             unknown_events: UnknownEvents::default(),
@@ -209,10 +267,12 @@ impl Default for Quirks {
             tests_count: false,
             disabled_word: "disabled".to_owned(),
             disables_after: 3,
+            success_resets: true,
             reenable: Reenable::default(),
             success: Success::default(),
             retry_body: RetryBody::default(),
             body_style: BodyStyle::default(),
+            signature_style: SignatureStyle::default(),
             duplicate_deliveries: 0,
             idempotency: IdempotencyMode::default(),
             collection: Collection::default(),
@@ -262,6 +322,9 @@ impl Quirks {
         let quirks: Quirks = serde_json::from_value(Value::Object(merged))?;
         if quirks.page_size == 0 {
             return Err(QuirksError::Senseless("page_size is at least 1"));
+        }
+        if quirks.secret_min == 0 {
+            return Err(QuirksError::Senseless("secret_min is at least 1"));
         }
         if quirks.disabled_word == "active" {
             return Err(QuirksError::Senseless("disabled_word is not \"active\""));

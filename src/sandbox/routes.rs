@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Bytes, to_bytes};
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -25,13 +25,12 @@ use super::listing;
 use super::operations;
 use super::quirks::{Collection, IdempotencyMode, RetryAfter};
 use super::rate;
-use super::server::HangUp;
 use super::state::State;
 use super::store::Moment;
+use super::target::{Target, WEBHOOKS};
 use super::tokens::Credentials;
+use super::wire::response;
 
-/// The collection of webhooks.
-const WEBHOOKS: &str = "/partner/v1/webhooks";
 /// Largest body read. A webhook with a url and a secret of the longest kind is far below.
 const LARGEST_BODY: usize = 256 << 10;
 
@@ -42,57 +41,6 @@ struct Call {
     query: String,
     headers: HeaderMap,
     body: Bytes,
-}
-
-/// Where a call goes.
-#[derive(Debug, PartialEq, Eq)]
-enum Target<'a> {
-    Create,
-    List,
-    Patch(&'a str),
-    Delete(&'a str),
-    Test(&'a str),
-    Token,
-    /// The path exists, but not with this method.
-    WrongMethod,
-    Unknown,
-}
-
-impl<'a> Target<'a> {
-    fn of(method: &Method, path: &'a str) -> Self {
-        if path == "/oauth/token" {
-            return match *method {
-                Method::POST => Target::Token,
-                _ => Target::WrongMethod,
-            };
-        }
-        let Some(rest) = path.strip_prefix(WEBHOOKS) else {
-            return Target::Unknown;
-        };
-        let segments: Vec<&str> = rest.split('/').collect();
-        match (segments.as_slice(), method.as_str()) {
-            ([""], "POST") => Target::Create,
-            ([""], "GET") => Target::List,
-            ([""], _) => Target::WrongMethod,
-            (["", id], "PATCH") if !id.is_empty() => Target::Patch(id),
-            (["", id], "DELETE") if !id.is_empty() => Target::Delete(id),
-            (["", id, "test"], "POST") if !id.is_empty() => Target::Test(id),
-            // Reading one webhook is not documented, so there is no such route.
-            _ => Target::Unknown,
-        }
-    }
-
-    fn route(&self) -> Option<Route> {
-        match self {
-            Target::Create => Some(Route::Create),
-            Target::List => Some(Route::List),
-            Target::Patch(_) => Some(Route::Patch),
-            Target::Delete(_) => Some(Route::Delete),
-            Target::Test(_) => Some(Route::Test),
-            Target::Token => Some(Route::Token),
-            Target::WrongMethod | Target::Unknown => None,
-        }
-    }
 }
 
 /// Answers a call of the partner API or of the token endpoint.
@@ -334,6 +282,7 @@ fn operate(
         }
         Target::Patch(id) => operations::patch(state, id, &call.body, moment),
         Target::Delete(id) => operations::delete(state, id, moment),
+        Target::GetOne(id) => operations::get_one(state, id),
         Target::Test(id) => operations::test(state, id, moment),
         Target::WrongMethod => Err(Refusal::new(
             405,
@@ -459,87 +408,9 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// Turns an answer into bytes, or into the lack of them.
-fn response(answer: Answer) -> Response {
-    let mut builder = Response::builder().status(answer.status);
-    for (name, value) in &answer.headers {
-        builder = builder.header(*name, value);
-    }
-    let text = match answer.body {
-        None => None,
-        Some(Content::Json(text)) => {
-            builder = builder.header(header::CONTENT_TYPE, "application/json");
-            Some(text)
-        }
-        Some(Content::Html(text)) => {
-            builder = builder.header(header::CONTENT_TYPE, "text/html; charset=utf-8");
-            Some(text)
-        }
-    };
-    let built = match (answer.arrival, text) {
-        (Arrival::Whole, text) => builder.body(text.map_or_else(Body::empty, Body::from)),
-        // Nothing can be cut off an empty body but the connection.
-        (Arrival::Never, _) | (Arrival::CutShort, None) => {
-            builder.extension(HangUp).body(Body::empty())
-        }
-        (Arrival::CutShort, Some(text)) => builder
-            .header(header::CONTENT_LENGTH, text.len())
-            .body(cut_short(&text)),
-    };
-    built.unwrap_or_else(|error| {
-        tracing::error!(%error, "an answer cannot be written");
-        StatusCode::INTERNAL_SERVER_ERROR.into_response()
-    })
-}
-
-fn cut_short(text: &str) -> Body {
-    let half = Bytes::copy_from_slice(&text.as_bytes()[..text.len() / 2]);
-    Body::from_stream(futures::stream::unfold(Some(half), |half| async move {
-        if let Some(half) = half {
-            Some((Ok(half), None))
-        } else {
-            // Lets the first half reach the wire, which an error at once would take with it.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            Some((Err(std::io::Error::other("cut short by a fault")), None))
-        }
-    }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_five_routes_and_the_token_endpoint_are_told_apart() {
-        for (method, path, target) in [
-            (Method::POST, "/partner/v1/webhooks", Target::Create),
-            (Method::GET, "/partner/v1/webhooks", Target::List),
-            (
-                Method::PATCH,
-                "/partner/v1/webhooks/w1",
-                Target::Patch("w1"),
-            ),
-            (
-                Method::DELETE,
-                "/partner/v1/webhooks/w1",
-                Target::Delete("w1"),
-            ),
-            (
-                Method::POST,
-                "/partner/v1/webhooks/w1/test",
-                Target::Test("w1"),
-            ),
-            (Method::POST, "/oauth/token", Target::Token),
-            (Method::GET, "/oauth/token", Target::WrongMethod),
-            (Method::PUT, "/partner/v1/webhooks", Target::WrongMethod),
-            (Method::GET, "/partner/v1/webhooks/w1", Target::Unknown),
-            (Method::GET, "/partner/v1/webhooks/", Target::Unknown),
-            (Method::PATCH, "/partner/v1/webhooksw1", Target::Unknown),
-            (Method::GET, "/partner/v1/sites", Target::Unknown),
-        ] {
-            assert_eq!(Target::of(&method, path), target, "{method} {path}");
-        }
-    }
 
     #[test]
     fn a_429_says_when_to_come_back_in_either_form() {

@@ -9,13 +9,12 @@ use serde_json::Value;
 
 use super::book::{Attempt, Full, Order, Progress};
 use super::catalogue;
+use super::envelope::{Envelope, Shot, shot, spelled};
 use super::faults::Faults;
-use super::fields;
 use super::ledger::{Ledger, What};
-use super::quirks::{BodyStyle, Quirks, RetryBody};
+use super::quirks::{Quirks, RetryBody};
 use super::rate::{Bucket, Limit};
 use super::schedule;
-use super::signature;
 use super::store::{Moment, Store, Webhook, seconds, told_id};
 
 /// Everything a sandbox knows.
@@ -28,15 +27,6 @@ pub struct State {
     pub bucket: Bucket,
     time_scale: f64,
     limit: Limit,
-}
-
-/// What is sent to a receiver (guide, "Webhook Payload"), in this order.
-#[derive(Debug, Serialize, Deserialize)]
-struct Envelope {
-    event: String,
-    webhook_id: Value,
-    timestamp: String,
-    data: Value,
 }
 
 /// An event to be told to those who subscribed to it.
@@ -57,14 +47,6 @@ pub struct Emission {
 pub struct Ordered {
     pub delivery_id: String,
     pub webhook_id: String,
-}
-
-/// One attempt, ready to be sent.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Shot {
-    pub url: String,
-    pub body: String,
-    pub signature: String,
 }
 
 /// How an attempt ended.
@@ -239,7 +221,7 @@ impl State {
             };
             body = spelled(&fresh, self.quirks.body_style);
         }
-        let shot = match shot(webhook, &body) {
+        let shot = match shot(webhook, &body, self.quirks.signature_style) {
             Ok(shot) => shot,
             Err(why) => {
                 tracing::error!(webhook_id, why, "a delivery cannot be sent");
@@ -287,7 +269,10 @@ impl State {
         let counts = !delivery.is_test || self.quirks.tests_count;
         if status.is_some_and(|status| schedule::is_success(status, self.quirks.success)) {
             self.store.book.end(number, Progress::Delivered, None);
-            if counts && let Some(webhook) = self.store.webhooks.get_mut(&delivery.webhook_id) {
+            if counts
+                && self.quirks.success_resets
+                && let Some(webhook) = self.store.webhooks.get_mut(&delivery.webhook_id)
+            {
                 webhook.failures = 0;
             }
             if !delivery.is_duplicate {
@@ -389,31 +374,11 @@ impl State {
     }
 }
 
-/// Signs `body` with the secret that the webhook has at this moment.
-fn shot(webhook: &Webhook, body: &str) -> Result<Shot, String> {
-    fields::target(&webhook.url)?;
-    let signature =
-        signature::sign(&webhook.secret.0, body.as_bytes()).map_err(|error| error.to_string())?;
-    Ok(Shot {
-        url: webhook.url.clone(),
-        body: body.to_owned(),
-        signature,
-    })
-}
-
-fn spelled(envelope: &Envelope, style: BodyStyle) -> String {
-    let spelled = match style {
-        BodyStyle::Compact => serde_json::to_string(envelope),
-        BodyStyle::Pretty => serde_json::to_string_pretty(envelope),
-    };
-    // Strings and JSON values can always be written.
-    spelled.unwrap_or_else(|error| format!("{{\"error\":{:?}}}", error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
+    use super::super::signature;
     use super::super::store::samples::{at, webhook};
     use super::*;
 
@@ -472,10 +437,8 @@ mod tests {
             shot.body,
             r#"{"event":"site.armed","webhook_id":"w","timestamp":"2024-01-15T14:20:00Z","data":{"a":"ü","b":1}}"#
         );
-        assert_eq!(
-            shot.signature,
-            signature::sign("hush", shot.body.as_bytes()).unwrap()
-        );
+        let signature = signature::sign("hush", shot.body.as_bytes()).unwrap();
+        assert_eq!(shot.signatures, [signature]);
     }
 
     #[test]
@@ -502,6 +465,7 @@ mod tests {
     #[test]
     fn a_success_between_failures_starts_the_count_anew() {
         let mut state = state();
+        assert!(state.quirks.success_resets);
         for _ in 0..3 {
             emit(&mut state, "site.armed");
         }
@@ -512,6 +476,19 @@ mod tests {
         state.conclude(2, outcome(500), at(5_000));
         assert_eq!(status(&state), "active");
         state.conclude(1, outcome(500), at(35_000));
+        assert_eq!(status(&state), "disabled");
+    }
+
+    #[test]
+    fn a_success_may_leave_the_count_as_it_is() {
+        let mut state = state();
+        state.quirks.success_resets = false;
+        for _ in 0..4 {
+            emit(&mut state, "site.armed");
+        }
+        for (number, answer) in [(1, 500), (2, 500), (3, 200), (4, 500)] {
+            state.conclude(number, outcome(answer), at(0));
+        }
         assert_eq!(status(&state), "disabled");
     }
 
@@ -566,7 +543,7 @@ mod tests {
             state.conclude(1, outcome(500), at(0));
             let second = state.prepare(1, at(5_000)).unwrap();
             assert_eq!(first == second, same);
-            assert_eq!(first.signature == second.signature, same);
+            assert_eq!(first.signatures == second.signatures, same);
         }
     }
 

@@ -11,7 +11,7 @@ use super::book::Book;
 use super::catalogue;
 use super::fields::{ACTIVE, Secret, normalised};
 use super::idempotency::KeptAnswers;
-use super::quirks::{EventsEcho, Quirks, UrlEcho};
+use super::quirks::{CreatedAt, EventsEcho, IdKey, Quirks, UrlEcho};
 use super::tokens::Tokens;
 
 /// Most deleted webhooks remembered; the oldest are forgotten first.
@@ -78,12 +78,24 @@ impl Webhook {
         } else {
             self.status.as_str()
         };
+        let key = match quirks.id_key {
+            IdKey::WebhookId => "webhook_id",
+            IdKey::Id => "id",
+        };
+        let created_at = match quirks.created_at {
+            CreatedAt::Seconds => seconds(self.created_at),
+            CreatedAt::Milliseconds => self
+                .created_at
+                .strftime("%Y-%m-%dT%H:%M:%S.%3fZ")
+                .to_string(),
+            CreatedAt::Space => self.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        };
         json!({
-            "webhook_id": told_id(&self.id),
+            key: told_id(&self.id),
             "url": self.told_url(quirks),
             "events": self.told_events(quirks),
             "status": status,
-            "created_at": seconds(self.created_at),
+            "created_at": created_at,
         })
     }
 
@@ -282,6 +294,20 @@ mod tests {
         assert_eq!(
             webhook.told(&quirks)["events"],
             json!(["site.armed", "alarm.triggered", "alarm.created"])
+        );
+    }
+
+    #[test]
+    fn the_spelling_of_a_time_is_switched() {
+        let mut webhook = webhook("w");
+        webhook.created_at = at(7);
+        let quirks = Quirks {
+            created_at: CreatedAt::Milliseconds,
+            ..Quirks::default()
+        };
+        assert_eq!(
+            webhook.told(&quirks)["created_at"],
+            "2023-11-14T22:13:20.007Z"
         );
     }
 
