@@ -1,6 +1,9 @@
 //! The receiver over real HTTP and with a real journal, as far as no API server is needed: what is answered, and
 //! what is on disk when the answer is 200.
 
+// The helpers below are test code as well; clippy knows only functions marked as tests.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -159,11 +162,11 @@ async fn a_signed_alarm_is_on_disk_when_the_answer_is_200() {
     let status = receiver.answer(receiver.post(PATH, ALARM)).await;
     assert_eq!(status, StatusCode::OK);
     let entry = receiver.feed.try_recv().unwrap();
-    let received = receiver.journal.load(entry.waiting.seq).await;
-    let received = received.unwrap().unwrap();
-    assert_eq!(received.body, ALARM.as_bytes());
-    assert_eq!(received.key_id, "key-1");
-    assert_eq!(received.webhook, identity("alarms"));
+    let loaded = receiver.journal.load(entry.waiting.seq).await;
+    let on_disk = loaded.unwrap().unwrap();
+    assert_eq!(on_disk.body, ALARM.as_bytes());
+    assert_eq!(on_disk.key_id, "key-1");
+    assert_eq!(on_disk.webhook, identity("alarms"));
 }
 
 #[tokio::test]
