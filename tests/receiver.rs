@@ -500,3 +500,29 @@ async fn http_2_is_spoken_too() {
         .status();
     assert_eq!(status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn a_sender_that_asks_first_is_told_to_go_on_only_if_it_has_a_chance() {
+    let receiver = Receiver::start().await;
+    let ask = |length: usize, signature: &str| {
+        format!(
+            "POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\n\
+             X-Webhook-Signature: {signature}\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let large = receiver.raw(ask(307_200, &sign(b"x")).as_bytes()).await;
+    assert!(large.starts_with("HTTP/1.1 413 "), "{large}");
+    let unsigned = receiver.raw(ask(ALARM.len(), "none").as_bytes()).await;
+    assert!(unsigned.starts_with("HTTP/1.1 401 "), "{unsigned}");
+
+    let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+    let asked = ask(ALARM.len(), &sign(ALARM.as_bytes()));
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(ALARM.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
