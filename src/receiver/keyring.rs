@@ -266,6 +266,22 @@ mod tests {
     }
 
     #[test]
+    fn an_object_with_nonsense_in_it_is_still_a_webhook() {
+        let object: DynamicObject = serde_json::from_value(serde_json::json!({
+            "apiVersion": "chekt.com/v1alpha1",
+            "kind": "ChektWebhook",
+            "metadata": {"namespace": "security", "name": "alarms", "uid": "u", "labels": {"team": "blue"}},
+            "spec": {"events": "none of your business"},
+            "status": {"webhookID": 7, "deliveries": {"lastReceivedAt": "yesterday"}},
+        }))
+        .unwrap();
+        let webhook = Webhook::of(&object);
+        assert_eq!(webhook.identity, identity("alarms", "u"));
+        assert_eq!(webhook.known.labels["team"], "blue");
+        assert_eq!((webhook.known.webhook_id, webhook.deliveries), (None, None));
+    }
+
+    #[test]
     fn before_the_first_complete_list_nobody_is_called_unknown() {
         let mut index = Index::new(2);
         assert_eq!(found(&index, "security/alarms"), "not read");

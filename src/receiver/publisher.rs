@@ -60,6 +60,13 @@ enum Attempt {
     Again(Trouble),
 }
 
+/// A namespace in which no Event can be made, and when that is tried again.
+#[derive(Default)]
+struct Hold {
+    failures: u32,
+    until: Duration,
+}
+
 /// Why not yet.
 enum Trouble {
     Cluster(ClusterError),
@@ -73,8 +80,8 @@ struct State {
     paused_until: Duration,
     /// Failures in a row that had nothing to do with a single namespace.
     failures: u32,
-    /// Failures in a row in a namespace.
-    held: HashMap<String, u32>,
+    /// Namespaces in which no Event can be made.
+    held: HashMap<String, Hold>,
 }
 
 impl Publisher {
@@ -204,13 +211,16 @@ impl Publisher {
                 error @ (ClusterError::Forbidden(_) | ClusterError::Terminating(_)),
             ) => {
                 self.metrics.event("held");
-                let failures = state.held.entry(waiting.namespace.clone()).or_insert(0);
-                if *failures == 0 {
+                let hold = state.held.entry(waiting.namespace.clone()).or_default();
+                if hold.failures == 0 {
                     tracing::warn!(namespace = waiting.namespace, %error, "no Event can be made in this namespace; deliveries wait in the journal");
                 }
-                let until = now + pause(*failures, 1_000, 30);
-                *failures = failures.saturating_add(1);
-                state.queue.hold(&waiting.namespace, until, now);
+                // Attempts that were on their way together are one failure.
+                if hold.until <= now {
+                    hold.until = now + pause(hold.failures, 1_000, 30);
+                    hold.failures = hold.failures.saturating_add(1);
+                    state.queue.hold(&waiting.namespace, hold.until, now);
+                }
             }
             Trouble::Cluster(ClusterError::Throttled { retry_after }) => {
                 self.metrics.event("throttled");
@@ -330,5 +340,16 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_their_longest() {
+        let pauses = [0, 1, 2, 5, 6, 60].map(|failures| pause(failures, 100, 5).as_millis());
+        assert_eq!(pauses, [100, 200, 400, 3_200, 5_000, 5_000]);
     }
 }

@@ -123,15 +123,18 @@ impl Ledger {
         }
     }
 
-    fn failed(&mut self, uid: &str, now: Duration) {
-        if let Some(entry) = self.webhooks.get_mut(uid) {
-            entry.failures = entry.failures.saturating_add(1);
-            entry.changed = true;
-            // An urgent one must wait like the others, or it would be tried without a pause.
-            entry.urgent = false;
-            let pause = RETRY.saturating_mul(1 << entry.failures.min(6));
-            entry.not_before = now + pause.min(EVERY);
-        }
+    /// Returns whether it is the first failure in a row.
+    fn failed(&mut self, uid: &str, now: Duration) -> bool {
+        let Some(entry) = self.webhooks.get_mut(uid) else {
+            return false;
+        };
+        entry.failures = entry.failures.saturating_add(1);
+        entry.changed = true;
+        // An urgent one must wait like the others, or it would be tried without a pause.
+        entry.urgent = false;
+        let pause = RETRY.saturating_mul(1 << entry.failures.min(6));
+        entry.not_before = now + pause.min(EVERY);
+        entry.failures == 1
     }
 
     fn gone(&mut self, uid: &str) {
@@ -271,9 +274,10 @@ impl Reports {
                         "gone"
                     }
                     Err(error) => {
-                        let webhook = format!("{}/{}", due.webhook.namespace, due.webhook.name);
-                        tracing::warn!(%webhook, %error, "status.deliveries cannot be written; trying again");
-                        self.lock().failed(&uid, start.elapsed());
+                        if self.lock().failed(&uid, start.elapsed()) {
+                            let webhook = format!("{}/{}", due.webhook.namespace, due.webhook.name);
+                            tracing::warn!(%webhook, %error, "status.deliveries cannot be written; trying again");
+                        }
                         "failed"
                     }
                 };

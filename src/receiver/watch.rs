@@ -5,11 +5,9 @@
 
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ApiResource, DynamicObject};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
@@ -18,47 +16,41 @@ use super::keyring::{Index, Webhook};
 use crate::resources::ChektWebhook;
 use crate::resources::keyring::LABEL;
 
-/// 0.2 s, doubled up to 5 s: a keyring that changed while the API server was away is wanted soon.
-#[derive(Debug, Default)]
-struct Pauses(u32);
+/// The pause after the first failure in a row; it doubles.
+const FIRST: Duration = Duration::from_millis(200);
+/// The longest pause: a keyring that changed while the API server was away is wanted soon.
+const LONGEST: Duration = Duration::from_secs(5);
 
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = Duration::from_millis(200).saturating_mul(1 << self.0.min(5));
-        self.0 = self.0.saturating_add(1);
-        Some(pause.min(Duration::from_secs(5)))
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        self.0 = 0;
-    }
-}
-
-/// Logs the first error of a row of them, and that it is over.
+/// Failures in a row: logs the first and that it is over, and pauses after each.
 struct Trouble {
     what: &'static str,
-    now: bool,
+    failures: u32,
 }
 
 impl Trouble {
-    fn see<K>(&mut self, item: Result<Event<K>, watcher::Error>) -> Option<Event<K>> {
+    fn none(what: &'static str) -> Self {
+        Trouble { what, failures: 0 }
+    }
+
+    /// Lets events through. kube's own backoff would begin anew with each attempt, since the watcher announces a
+    /// list (`Init`) before it has asked for it; that is no sign of recovery here.
+    async fn see<K>(&mut self, item: Result<Event<K>, watcher::Error>) -> Option<Event<K>> {
         match item {
             Ok(event) => {
-                if self.now {
+                if self.failures > 0 && !matches!(event, Event::Init) {
                     tracing::info!(what = self.what, "the watch is back");
-                    self.now = false;
+                    self.failures = 0;
                 }
                 Some(event)
             }
             Err(error) => {
-                if !self.now {
+                if self.failures == 0 {
                     tracing::warn!(what = self.what, %error, "the watch is broken; going on with what is known");
-                    self.now = true;
                 }
+                let pause = FIRST.saturating_mul(1 << self.failures.min(8));
+                self.failures = self.failures.saturating_add(1);
+                // The stream does nothing while it is not polled.
+                tokio::time::sleep(pause.min(LONGEST)).await;
                 None
             }
         }
@@ -78,14 +70,11 @@ pub async fn webhooks(
         Some(namespace) => Api::namespaced_with(client, namespace, &resource),
         None => Api::all_with(client, &resource),
     };
-    let mut trouble = Trouble {
-        what: "webhooks",
-        now: false,
-    };
-    let stream = stream(watcher(api, watcher::Config::default()));
+    let mut trouble = Trouble::none("webhooks");
+    let stream = watcher(api, watcher::Config::default());
     futures::pin_mut!(stream);
     while let Some(item) = stream.next().await {
-        let Some(event) = trouble.see(item) else {
+        let Some(event) = trouble.see(item).await else {
             continue;
         };
         index.send_modify(|index| match event {
@@ -103,14 +92,11 @@ pub async fn webhooks(
 pub async fn keyrings(client: Client, namespace: String, index: watch::Sender<Index>) {
     let api: Api<Secret> = Api::namespaced(client, &namespace);
     let config = watcher::Config::default().labels(&format!("{LABEL}=true"));
-    let mut trouble = Trouble {
-        what: "keyrings",
-        now: false,
-    };
-    let stream = stream(watcher(api, config));
+    let mut trouble = Trouble::none("keyrings");
+    let stream = watcher(api, config);
     futures::pin_mut!(stream);
     while let Some(item) = stream.next().await {
-        let Some(event) = trouble.see(item) else {
+        let Some(event) = trouble.see(item).await else {
             continue;
         };
         index.send_modify(|index| match event {
@@ -125,10 +111,4 @@ pub async fn keyrings(client: Client, namespace: String, index: watch::Sender<In
             Event::InitDone => index.keyrings_complete(),
         });
     }
-}
-
-fn stream<K: 'static + Send>(
-    events: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send,
-) -> impl Stream<Item = Result<Event<K>, watcher::Error>> + Send {
-    events.backoff(Pauses::default())
 }

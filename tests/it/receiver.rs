@@ -1,6 +1,9 @@
 //! The receiver over real HTTP and with a real journal, as far as no API server is needed: what is answered, and
 //! what is on disk when the answer is 200.
 
+// The helpers below are test code as well; clippy knows only functions marked as tests.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -160,10 +163,10 @@ async fn a_signed_alarm_is_on_disk_when_the_answer_is_200() {
     assert_eq!(status, StatusCode::OK);
     let entry = receiver.feed.try_recv().unwrap();
     let loaded = receiver.journal.load(entry.waiting.seq).await;
-    let delivery = loaded.unwrap().unwrap();
-    assert_eq!(delivery.body, ALARM.as_bytes());
-    assert_eq!(delivery.key_id, "key-1");
-    assert_eq!(delivery.webhook, identity("alarms"));
+    let on_disk = loaded.unwrap().unwrap();
+    assert_eq!(on_disk.body, ALARM.as_bytes());
+    assert_eq!(on_disk.key_id, "key-1");
+    assert_eq!(on_disk.webhook, identity("alarms"));
 }
 
 #[tokio::test]
@@ -496,4 +499,30 @@ async fn http_2_is_spoken_too() {
         .unwrap()
         .status();
     assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_sender_that_asks_first_is_told_to_go_on_only_if_it_has_a_chance() {
+    let receiver = Receiver::start().await;
+    let ask = |length: usize, signature: &str| {
+        format!(
+            "POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\n\
+             X-Webhook-Signature: {signature}\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let large = receiver.raw(ask(307_200, &sign(b"x")).as_bytes()).await;
+    assert!(large.starts_with("HTTP/1.1 413 "), "{large}");
+    let unsigned = receiver.raw(ask(ALARM.len(), "none").as_bytes()).await;
+    assert!(unsigned.starts_with("HTTP/1.1 401 "), "{unsigned}");
+
+    let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+    let asked = ask(ALARM.len(), &sign(ALARM.as_bytes()));
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(ALARM.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
