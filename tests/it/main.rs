@@ -6,5 +6,6 @@ mod harness;
 
 mod control_plane;
 mod generated;
+mod processes;
 mod resources;
 mod rings;
