@@ -10,6 +10,7 @@ mod manifests;
 mod story;
 mod voice;
 
+use std::cell::Cell;
 use std::process::ExitCode;
 
 use harness::ControlPlane;
@@ -21,6 +22,10 @@ async fn main() -> ExitCode {
     let voice = Voice::new();
     let code = match play(&voice).await {
         Ok(End::AsExpected) => 0,
+        Ok(End::Dismissed) => {
+            voice.say("\nEverything is stopped.");
+            0
+        }
         Ok(End::Interrupted) => {
             voice.say("\nInterrupted. Everything is stopped.");
             130
@@ -35,7 +40,11 @@ async fn main() -> ExitCode {
 }
 
 enum End {
+    /// All of it was so.
     AsExpected,
+    /// All of it was so, it ran on, and somebody ended it.
+    Dismissed,
+    /// Somebody ended it before it was told.
     Interrupted,
 }
 
@@ -43,10 +52,12 @@ async fn play(voice: &Voice) -> anyhow::Result<End> {
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;
     let keep = std::env::var("KEEP").is_ok_and(|keep| !keep.is_empty() && keep != "0");
+    let running_on = Cell::new(false);
     let told = async {
         let stage = story::tell(voice).await?;
         if keep {
             story::leave_running(voice, &stage);
+            running_on.set(true);
             std::future::pending::<()>().await;
         }
         drop(stage);
@@ -55,16 +66,17 @@ async fn play(voice: &Voice) -> anyhow::Result<End> {
         anyhow::Ok(End::AsExpected)
     };
     tokio::select! {
-        end = told => end,
-        _ = interrupted.recv() => Ok(stop()),
-        _ = terminated.recv() => Ok(stop()),
+        end = told => return end,
+        _ = interrupted.recv() => {}
+        _ = terminated.recv() => {}
     }
-}
-
-/// The stage went as the story was dropped; the control plane is shared and goes here, if it was started.
-fn stop() -> End {
+    // The stage went as the story was dropped; the control plane is shared and goes here, if it was started.
     if let Some(plane) = ControlPlane::started() {
         plane.stop();
     }
-    End::Interrupted
+    Ok(if running_on.get() {
+        End::Dismissed
+    } else {
+        End::Interrupted
+    })
 }

@@ -230,6 +230,15 @@ async fn show(voice: &Voice, stage: &Stage) -> anyhow::Result<()> {
         "What is left to see",
         "Everything above is in the cluster, for every tool that reads it.",
     );
+    let accounts = stage.users.accounts();
+    crate::harness::eventually("the account to count one webhook", STEP, async || {
+        let status = accounts.get("default").await?.status;
+        let counts = status.and_then(|s| s.webhooks).unwrap_or_default();
+        ensure!((counts.managed, counts.foreign) == (1, 0), "{counts:?}");
+        Ok(())
+    })
+    .await?;
+    voice.seen("the account's next list of webhooks holds ours and no other");
     for args in [
         &["get", "chektaccounts"][..],
         &["get", "chektwebhooks", "-o", "wide"][..],

@@ -17,6 +17,7 @@ mod faults;
 mod generated;
 mod links;
 mod needs;
+mod processes;
 mod quiet;
 mod receiver;
 mod reference;
