@@ -95,44 +95,15 @@ pub async fn perform(
             }
             Ok(Performed::Remote)
         }
-        Step::Create(draft) => {
-            let outcome = create(context, webhook, connection()?, world, draft, memory).await;
-            Ok(settle(
-                context,
-                webhook,
-                connection()?,
-                step,
-                outcome,
-                memory,
-                world,
-            )
-            .await)
-        }
-        Step::Patch(id, change) => {
-            let outcome = patch(context, webhook, connection()?, world, (id, change), memory).await;
-            Ok(settle(
-                context,
-                webhook,
-                connection()?,
-                step,
-                outcome,
-                memory,
-                world,
-            )
-            .await)
-        }
-        Step::Delete(id, why) => {
-            let outcome = delete(context, webhook, connection()?, world, (id, why), memory).await;
-            Ok(settle(
-                context,
-                webhook,
-                connection()?,
-                step,
-                outcome,
-                memory,
-                world,
-            )
-            .await)
+        Step::Create(_) | Step::Patch(..) | Step::Delete(..) => {
+            let to = connection()?;
+            let outcome = match step {
+                Step::Create(draft) => create(context, webhook, to, world, draft, memory).await,
+                Step::Patch(id, change) => patch(context, webhook, to, world, (id, change), memory).await,
+                Step::Delete(id, why) => delete(context, webhook, to, world, (id, why), memory).await,
+                _ => Ok(()),
+            };
+            Ok(settle(context, webhook, to, step, outcome, memory, world).await)
         }
         Step::Test(id) => {
             let outcome = connection()?.client.test(id, &key(world, "test")).await;

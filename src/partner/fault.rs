@@ -1,5 +1,6 @@
 //! What became of a call that CHeKT did not answer with success, in the words that lead to different acts.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -145,6 +146,19 @@ impl PartnerError {
         }
         self
     }
+}
+
+/// The innermost cause of an HTTP error, which says more than its outer words and holds no url.
+#[must_use]
+pub fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let mut inner = error.source();
+    while let Some(next) = inner.and_then(std::error::Error::source) {
+        inner = Some(next);
+    }
+    inner.map_or_else(|| "the request failed".to_owned(), ToString::to_string)
 }
 
 #[cfg(test)]

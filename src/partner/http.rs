@@ -3,7 +3,6 @@
 //! The one exception is 401: it says that nothing was done, so after it a fresh token is fetched once and the
 //! call is made again. Everything else is for the plan to decide, which knows what a repetition would do.
 
-use std::error::Error as _;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,7 +14,7 @@ use serde_json::{Map, Value, json};
 use url::{Host, Url};
 use uuid::Uuid;
 
-use super::fault::{Kind, PartnerError};
+use super::fault::{Kind, PartnerError, cause};
 use super::token::{Credentials, TokenSource};
 use super::wire::{self, Next};
 use crate::account::budget::Budget;
@@ -502,19 +501,6 @@ async fn read(answer: &mut Response) -> Result<Vec<u8>, String> {
             Err(error) => return Err(format!("CHeKT's answer broke off: {}", cause(&error))),
         }
     }
-}
-
-/// The innermost cause of an HTTP error, which says more than its outer words and holds no url.
-#[must_use]
-pub fn cause(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
-    }
-    let mut inner = error.source();
-    while let Some(next) = inner.and_then(std::error::Error::source) {
-        inner = Some(next);
-    }
-    inner.map_or_else(|| "the request failed".to_owned(), ToString::to_string)
 }
 
 #[cfg(test)]

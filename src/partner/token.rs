@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::fault::{Kind, PartnerError};
+use super::fault::{Kind, PartnerError, cause};
 
 /// How long a token is believed to live when neither the answer nor the token says so. CHeKT's pages say
 /// "about an hour" and "every 24 hours"; this is below both.
@@ -101,7 +101,7 @@ impl TokenSource {
             Err(error) => {
                 let detail = format!(
                     "the token endpoint cannot be reached: {}",
-                    super::http::cause(&error)
+                    cause(&error)
                 );
                 return Err(PartnerError::new(Kind::Network, false, detail));
             }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use chekt_operator::resources::conditions::VERIFIED;
 use serde_json::json;
 
 use super::cluster::Cluster;
@@ -170,6 +171,18 @@ impl Stage {
         if stage.options.with_controller {
             stage.start_controller().await?;
         }
+        Ok(stage)
+    }
+
+    /// The usual stage with its account and a webhook `alarms` that is ready and verified.
+    ///
+    /// # Errors
+    /// When a part does not start, or the webhook is not verified in time.
+    pub async fn verified(idea: &str, events: &[&str], options: StageOptions) -> anyhow::Result<Stage> {
+        let stage = Stage::with(idea, options).await?;
+        stage.apply_account("10s").await?;
+        stage.apply_webhook("alarms", events, json!({})).await?;
+        stage.users.webhook_condition("alarms", VERIFIED, "True", READY).await?;
         Ok(stage)
     }
 

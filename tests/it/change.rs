@@ -6,21 +6,12 @@ use chekt_operator::resources::conditions::{READY, SUSPENDED, VERIFIED};
 use serde_json::json;
 
 use crate::harness::eventually::throughout;
-use crate::harness::{Stage, eventually};
+use crate::harness::{Stage, StageOptions, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
 async fn ready(idea: &str) -> anyhow::Result<Stage> {
-    let stage = Stage::new(idea).await?;
-    stage.apply_account("10s").await?;
-    stage
-        .apply_webhook("alarms", &["alarm.triggered", "alarm.cleared"], json!({}))
-        .await?;
-    stage
-        .users
-        .webhook_condition("alarms", VERIFIED, "True", SOON)
-        .await?;
-    Ok(stage)
+    Stage::verified(idea, &["alarm.triggered", "alarm.cleared"], StageOptions::default()).await
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chekt_operator::resources::conditions::{READY, VERIFIED};
+use chekt_operator::resources::conditions::READY;
 use kube::api::DeleteParams;
 use serde_json::json;
 
@@ -11,26 +11,13 @@ use crate::harness::{Stage, StageOptions, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
-async fn ready(
-    idea: &str,
-    more: serde_json::Value,
-    options: StageOptions,
-) -> anyhow::Result<Stage> {
-    let stage = Stage::with(idea, options).await?;
-    stage.apply_account("10s").await?;
-    stage
-        .apply_webhook("alarms", &["alarm.triggered"], more)
-        .await?;
-    stage
-        .users
-        .webhook_condition("alarms", VERIFIED, "True", SOON)
-        .await?;
-    Ok(stage)
+async fn ready(idea: &str, options: StageOptions) -> anyhow::Result<Stage> {
+    Stage::verified(idea, &["alarm.triggered"], options).await
 }
 
 #[tokio::test]
 async fn the_remote_webhook_is_gone_before_the_object_is() -> anyhow::Result<()> {
-    let stage = ready("delete", json!({}), StageOptions::default()).await?;
+    let stage = ready("delete", StageOptions::default()).await?;
     // As long as the DELETE is not answered, the object must stay.
     let fault =
         json!([{"route": "delete", "when": "before", "effect": {"stall_ms": 2_000}, "times": 1}]);
@@ -71,12 +58,9 @@ async fn the_remote_webhook_is_gone_before_the_object_is() -> anyhow::Result<()>
 
 #[tokio::test]
 async fn with_orphan_the_remote_webhook_stays() -> anyhow::Result<()> {
-    let stage = ready(
-        "orphan",
-        json!({"deletionPolicy": "Orphan"}),
-        StageOptions::default(),
-    )
-    .await?;
+    let stage = ready("orphan", StageOptions::default()).await?;
+    stage.apply_webhook("alarms", &["alarm.triggered"], json!({"deletionPolicy": "Orphan"})).await?;
+    stage.users.webhook_condition("alarms", READY, "True", SOON).await?;
     let mark = stage.chekt.mark().await?;
     stage
         .users
@@ -99,7 +83,7 @@ async fn while_the_api_is_down_the_object_stays_says_why_and_goes_once_it_is_bac
         gate_partner: true,
         ..StageOptions::default()
     };
-    let mut stage = ready("down", json!({}), options).await?;
+    let mut stage = ready("down", options).await?;
     if let Some(gate) = &mut stage.partner_gate {
         gate.cut().await;
     }
@@ -140,7 +124,7 @@ async fn while_the_api_is_down_the_object_stays_says_why_and_goes_once_it_is_bac
 
 #[tokio::test]
 async fn an_error_is_no_proof_that_a_webhook_is_gone() -> anyhow::Result<()> {
-    let stage = ready("proof", json!({}), StageOptions::default()).await?;
+    let stage = ready("proof", StageOptions::default()).await?;
     // CHeKT says "not found" about a webhook that is there: only lists may settle that.
     let faults =
         json!([{"route": "delete", "when": "before", "effect": {"status": 404}, "times": 1}]);

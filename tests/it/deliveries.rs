@@ -7,7 +7,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
 
-use crate::harness::{Stage, eventually};
+use crate::harness::{Stage, StageOptions, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -57,14 +57,8 @@ async fn post_with(url: &str, body: &str, signatures: &[&str]) -> anyhow::Result
 
 /// A stage with the webhook `alarms`, subscribed to everything; its url and its secret.
 async fn ready(idea: &str) -> anyhow::Result<(Stage, String, String)> {
-    let stage = Stage::new(idea).await?;
-    stage.apply_account("10s").await?;
     let events: Vec<&str> = CATALOGUE.iter().map(|(event, ..)| *event).collect();
-    stage.apply_webhook("alarms", &events, json!({})).await?;
-    stage
-        .users
-        .webhook_condition("alarms", VERIFIED, "True", SOON)
-        .await?;
+    let stage = Stage::verified(idea, &events, StageOptions::default()).await?;
     let url = stage.derived_url("alarms")?;
     let secret = stage.chekt.webhook_at(&url, SOON).await?.secret;
     Ok((stage, url, secret))

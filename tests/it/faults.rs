@@ -2,31 +2,14 @@
 
 use std::time::Duration;
 
-use chekt_operator::resources::conditions::VERIFIED;
-use serde_json::json;
-
 use crate::deliveries::{post, sign};
 use crate::harness::{Stage, StageOptions};
 
 const SOON: Duration = Duration::from_secs(30);
 
 async fn ready(idea: &str) -> anyhow::Result<(Stage, String, String)> {
-    let stage = Stage::with(
-        idea,
-        StageOptions {
-            gate_cluster: true,
-            ..StageOptions::default()
-        },
-    )
-    .await?;
-    stage.apply_account("10s").await?;
-    stage
-        .apply_webhook("alarms", &["alarm.triggered"], json!({}))
-        .await?;
-    stage
-        .users
-        .webhook_condition("alarms", VERIFIED, "True", SOON)
-        .await?;
+    let options = StageOptions { gate_cluster: true, ..StageOptions::default() };
+    let stage = Stage::verified(idea, &["alarm.triggered"], options).await?;
     let url = stage.derived_url("alarms")?;
     let secret = stage.chekt.webhook_at(&url, SOON).await?.secret;
     Ok((stage, url, secret))
