@@ -526,3 +526,42 @@ async fn a_sender_that_asks_first_is_told_to_go_on_only_if_it_has_a_chance() {
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
+
+#[tokio::test]
+async fn a_refused_sender_that_is_still_sending_reads_the_answer_and_no_reset() {
+    let receiver = Receiver::start().await;
+    let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+    let head = format!("POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 307200\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The answer is there, and the sender has not looked yet.
+    stream.readable().await.unwrap();
+    for _ in 0..30 {
+        stream.write_all(&[b'x'; 10_240]).await.unwrap();
+    }
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_connection_is_closed_at_the_end_of_its_life() {
+    let limits = Limits {
+        life: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let receiver = Receiver::start_with(JournalLimits::default(), limits).await;
+    let began = Instant::now();
+    let answer = receiver
+        .raw(
+            format!(
+                "POST {PATH} HTTP/1.1\r\nHost: x\r\nX-Webhook-Signature: {}\r\nContent-Length: {}\r\n\r\n{ALARM}",
+                sign(ALARM.as_bytes()),
+                ALARM.len()
+            )
+            .as_bytes(),
+        )
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(began.elapsed() < Duration::from_secs(8));
+}
