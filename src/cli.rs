@@ -32,7 +32,12 @@ struct Logging {
 
     /// What is logged, as `level` or a list of `target=level`. The client for Kubernetes is silent by default, since
     /// whoever called it says what became of the call.
-    #[arg(long, env = "CHEKT_LOG", default_value = "info,kube_client=off", global = true)]
+    #[arg(
+        long,
+        env = "CHEKT_LOG",
+        default_value = "info,kube_client=off",
+        global = true
+    )]
     log: String,
 }
 

@@ -95,15 +95,23 @@ pub async fn perform(
             }
             Ok(Performed::Remote)
         }
-        Step::Create(_) | Step::Patch(..) | Step::Delete(..) => {
+        Step::Create(draft) => {
             let to = connection()?;
-            let outcome = match step {
-                Step::Create(draft) => create(context, webhook, to, world, draft, memory).await,
-                Step::Patch(id, change) => patch(context, webhook, to, world, (id, change), memory).await,
-                Step::Delete(id, why) => delete(context, webhook, to, world, (id, why), memory).await,
-                _ => Ok(()),
-            };
-            Ok(settle(context, webhook, to, step, outcome, memory, world).await)
+            let outcome = create(context, webhook, to, world, draft, memory).await;
+            settle(context, webhook, to, step, outcome, memory, world).await;
+            Ok(Performed::Remote)
+        }
+        Step::Patch(id, change) => {
+            let to = connection()?;
+            let outcome = patch(context, webhook, to, world, (id, change), memory).await;
+            settle(context, webhook, to, step, outcome, memory, world).await;
+            Ok(Performed::Remote)
+        }
+        Step::Delete(id, why) => {
+            let to = connection()?;
+            let outcome = delete(context, webhook, to, world, (id, why), memory).await;
+            settle(context, webhook, to, step, outcome, memory, world).await;
+            Ok(Performed::Remote)
         }
         Step::Test(id) => {
             let outcome = connection()?.client.test(id, &key(world, "test")).await;
@@ -301,20 +309,15 @@ async fn settle(
     outcome: Result<(), PartnerError>,
     memory: &mut Remembered,
     world: &World,
-) -> Performed {
+) {
     let labels = StepLabels {
         step: name(step),
         outcome: if outcome.is_ok() { "ok" } else { "error" },
     };
     context.metrics.steps.get_or_create(&labels).inc();
-    let Err(error) = outcome else {
-        return Performed::Remote;
-    };
+    let Err(error) = outcome else { return };
     let now = Instant::now();
-    let WebhookName {
-        namespace,
-        name: webhook_name,
-    } = WebhookName::of(world);
+    let (namespace, webhook_name) = (&world.webhook.namespace, &world.webhook.name);
     tracing::warn!(namespace, name = webhook_name, step = name(step), unclear = error.unclear, error = %error.detail, "CHeKT did not do it");
     if error.unclear {
         memory.unclear_at = Some(now);
@@ -357,21 +360,6 @@ async fn settle(
         Kind::Throttled | Kind::Server | Kind::Network | Kind::Unreadable => {}
     }
     memory.failed(error.detail, error.retry_after, now);
-    Performed::Remote
-}
-
-struct WebhookName<'a> {
-    namespace: &'a str,
-    name: &'a str,
-}
-
-impl<'a> WebhookName<'a> {
-    fn of(world: &'a World) -> Self {
-        WebhookName {
-            namespace: &world.webhook.namespace,
-            name: &world.webhook.name,
-        }
-    }
 }
 
 /// The idempotency key of a write: uid, number and verb. Two writes share one only if the first had no answer.

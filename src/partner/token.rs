@@ -99,10 +99,7 @@ impl TokenSource {
         let (status, body) = match answer {
             Ok(answer) => (answer.status(), answer.text().await.unwrap_or_default()),
             Err(error) => {
-                let detail = format!(
-                    "the token endpoint cannot be reached: {}",
-                    cause(&error)
-                );
+                let detail = format!("the token endpoint cannot be reached: {}", cause(&error));
                 return Err(PartnerError::new(Kind::Network, false, detail));
             }
         };

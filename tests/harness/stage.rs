@@ -178,11 +178,18 @@ impl Stage {
     ///
     /// # Errors
     /// When a part does not start, or the webhook is not verified in time.
-    pub async fn verified(idea: &str, events: &[&str], options: StageOptions) -> anyhow::Result<Stage> {
+    pub async fn verified(
+        idea: &str,
+        events: &[&str],
+        options: StageOptions,
+    ) -> anyhow::Result<Stage> {
         let stage = Stage::with(idea, options).await?;
         stage.apply_account("10s").await?;
         stage.apply_webhook("alarms", events, json!({})).await?;
-        stage.users.webhook_condition("alarms", VERIFIED, "True", READY).await?;
+        stage
+            .users
+            .webhook_condition("alarms", VERIFIED, "True", READY)
+            .await?;
         Ok(stage)
     }
 

@@ -11,7 +11,12 @@ use crate::harness::{Stage, StageOptions, eventually};
 const SOON: Duration = Duration::from_secs(30);
 
 async fn ready(idea: &str) -> anyhow::Result<Stage> {
-    Stage::verified(idea, &["alarm.triggered", "alarm.cleared"], StageOptions::default()).await
+    Stage::verified(
+        idea,
+        &["alarm.triggered", "alarm.cleared"],
+        StageOptions::default(),
+    )
+    .await
 }
 
 #[tokio::test]

@@ -59,8 +59,17 @@ async fn the_remote_webhook_is_gone_before_the_object_is() -> anyhow::Result<()>
 #[tokio::test]
 async fn with_orphan_the_remote_webhook_stays() -> anyhow::Result<()> {
     let stage = ready("orphan", StageOptions::default()).await?;
-    stage.apply_webhook("alarms", &["alarm.triggered"], json!({"deletionPolicy": "Orphan"})).await?;
-    stage.users.webhook_condition("alarms", READY, "True", SOON).await?;
+    stage
+        .apply_webhook(
+            "alarms",
+            &["alarm.triggered"],
+            json!({"deletionPolicy": "Orphan"}),
+        )
+        .await?;
+    stage
+        .users
+        .webhook_condition("alarms", READY, "True", SOON)
+        .await?;
     let mark = stage.chekt.mark().await?;
     stage
         .users

@@ -8,7 +8,10 @@ use crate::harness::{Stage, StageOptions};
 const SOON: Duration = Duration::from_secs(30);
 
 async fn ready(idea: &str) -> anyhow::Result<(Stage, String, String)> {
-    let options = StageOptions { gate_cluster: true, ..StageOptions::default() };
+    let options = StageOptions {
+        gate_cluster: true,
+        ..StageOptions::default()
+    };
     let stage = Stage::verified(idea, &["alarm.triggered"], options).await?;
     let url = stage.derived_url("alarms")?;
     let secret = stage.chekt.webhook_at(&url, SOON).await?.secret;
