@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::webhook::health::{Act, Attempted};
 use crate::webhook::world::{Attempt, Memory, Refusal, Test, Trouble};
 
 /// The first pause after a failure; it doubles up to [`LONGEST`].
@@ -30,6 +31,8 @@ pub struct Remembered {
     pub trouble: Option<(String, Instant)>,
     /// Failures in a row.
     pub failures: u32,
+    /// What was last done to switch the webhook on, and when.
+    pub recovery: Option<(Act, Instant)>,
     /// See [`Memory::patches`].
     pub patches: u32,
     /// See [`Memory::test`].
@@ -59,6 +62,9 @@ impl Remembered {
                 message: message.clone(),
                 wait: until.saturating_duration_since(now),
             }),
+            recovery: self
+                .recovery
+                .map(|(act, at)| Attempted { ago: ago(at), act }),
             patches: self.patches,
             test: self.test.clone(),
             deleted: self.deleted,

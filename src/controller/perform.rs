@@ -18,6 +18,7 @@ use crate::cluster::{ClusterError, write};
 use crate::partner::fault::{Kind, PartnerError};
 use crate::partner::http::Fields;
 use crate::resources::ChektWebhook;
+use crate::webhook::health::Act;
 use crate::webhook::rotation::{self, Entropy};
 use crate::webhook::step::{Change, Draft, KeyringChange, Step};
 use crate::webhook::world::{Attempt, Refusal, Test, World};
@@ -165,6 +166,9 @@ async fn keyring(
     if noted {
         memory.test = Test::Recorded;
     }
+    if change == KeyringChange::NoteTest {
+        memory.recovery = memory.recovery.map(|(_, at)| (Act::Worked, at));
+    }
     if change == KeyringChange::Next {
         // What was refused is about to be replaced.
         memory.refusal = None;
@@ -191,6 +195,7 @@ async fn create(
         url: Some(url.clone()),
         events: Some(events.clone()),
         secret: Some(secret.clone()),
+        active: false,
     };
     let sent = Instant::now();
     let created = connection
@@ -234,12 +239,17 @@ async fn patch(
         url,
         events,
         key: new_key,
+        reactivate,
     } = change;
+    if *reactivate {
+        memory.recovery = Some((Act::Patched, Instant::now()));
+    }
     let secret = new_key.as_ref().map(|(_, secret)| secret.clone());
     let fields = Fields {
         url: url.clone(),
         events: events.clone(),
         secret,
+        active: *reactivate,
     };
     let sent = Instant::now();
     let patched = connection
@@ -257,7 +267,12 @@ async fn patch(
         Some(remote) => connection.roster().wrote(remote, Instant::now()),
         None => memory.unclear_at = Some(sent),
     }
-    let (reason, note) = if adopted {
+    let (reason, note) = if *reactivate {
+        (
+            "Reactivated",
+            format!("CHeKT had switched {id} off; switched it on again"),
+        )
+    } else if adopted {
         (
             "Adopted",
             format!(
@@ -286,6 +301,9 @@ async fn delete(
     connection.client.delete(id, &key(world, "delete")).await?;
     memory.answered();
     memory.deleted = world.deleting;
+    if !world.deleting && world.recorded_id.as_deref() == Some(id) {
+        memory.recovery = Some((Act::Deleted, Instant::now()));
+    }
     connection.roster().removed(id, Instant::now());
     let note = format!("Deleted {id} at CHeKT: {why}");
     transitions::publish(
@@ -326,6 +344,8 @@ async fn settle(
     }
     match error.kind {
         Kind::Credentials | Kind::NoWebhooksApi => connection.failed(&error),
+        // Whether it may be switched on says nothing of the rest of it; the cooldown decides what is tried next.
+        Kind::Rejected | Kind::Forbidden if matches!(step, Step::Patch(_, c) if c.reactivate) => {}
         Kind::Rejected | Kind::Forbidden => {
             let key_id = match step {
                 Step::Create(draft) => Some(draft.key_id.clone()),

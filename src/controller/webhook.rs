@@ -13,8 +13,9 @@ use super::perform::{Performed, perform};
 use super::transitions;
 use crate::cluster::secrets::StoredKeyring;
 use crate::cluster::{ClusterError, write};
-use crate::resources::webhook::ChektWebhookStatus;
+use crate::resources::webhook::{ChektWebhookStatus, TestPolicy};
 use crate::resources::{CONTROLLER_MANAGER, ChektWebhook};
+use crate::webhook::health::{self, Act};
 use crate::webhook::plan::plan;
 use crate::webhook::report::report;
 use crate::webhook::step::{Because, Rest, Step};
@@ -78,6 +79,13 @@ async fn pass(
         {
             memory.patches = 0;
         }
+        if world.spec.test_policy == TestPolicy::Never
+            && world
+                .target()
+                .is_some_and(|t| health::is_to_be_proved(world, t))
+        {
+            memory.recovery = memory.recovery.map(|(_, at)| (Act::Worked, at));
+        }
         if is_worth_a_write(world, &step) {
             webhook = report_to(context, webhook, world, &step).await?;
         }
@@ -103,7 +111,8 @@ async fn pass(
     Ok(Action::requeue(Duration::from_secs(1)))
 }
 
-/// A status is written when there is nothing more to do for now, and at once when an id must be put on record.
+/// A status is written when there is nothing more to do for now, and at once when an id or an outage must be put on
+/// record.
 fn is_worth_a_write(world: &World, step: &Step) -> bool {
     match step {
         Step::Rest(rest) => !matches!(
@@ -117,6 +126,9 @@ fn is_worth_a_write(world: &World, step: &Step) -> bool {
         | Step::Patch(..)
         | Step::Delete(..)
         | Step::Test(_) => {
+            if !world.deleting && health::outage(world) != world.status.last_outage {
+                return true;
+            }
             let new = world
                 .target()
                 .filter(|t| world.recorded_id.as_deref() == Some(&t.id));

@@ -40,6 +40,8 @@ pub struct Fields {
     pub events: Option<Vec<String>>,
     /// What to sign with; must be UTF-8, since it travels in JSON.
     pub secret: Option<SigningSecret>,
+    /// Whether to set the state to `active`.
+    pub active: bool,
 }
 
 /// A client for one account.
@@ -444,6 +446,9 @@ impl Fields {
                 PartnerError::new(Kind::Rejected, false, detail)
             })?;
             map.insert("secret".to_owned(), json!(text));
+        }
+        if self.active {
+            map.insert("status".to_owned(), json!("active"));
         }
         Ok(Value::Object(map))
     }

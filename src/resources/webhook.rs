@@ -81,6 +81,10 @@ pub struct ChektWebhookSpec {
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 
+    /// What is done when CHeKT has switched the remote webhook off, as it does after three failed deliveries in a row.
+    #[serde(default)]
+    pub recovery: Recovery,
+
     /// Whether the operator asks CHeKT for a test delivery after it has created the webhook or changed its url or
     /// secret: `OnChange` or `Never`. Default: `OnChange`.
     #[serde(default)]
@@ -107,6 +111,42 @@ pub enum DeletionPolicy {
     Delete,
     /// The remote webhook stays.
     Orphan,
+}
+
+/// What is done when CHeKT has switched the remote webhook off.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Recovery {
+    /// `Reactivate` switches it on again, by a change of its state or, if that does not help, by making it anew with
+    /// another id. `Never` only shows that it is off. Default: `Reactivate`.
+    #[serde(default)]
+    pub policy: RecoveryPolicy,
+
+    /// The least time between two attempts, as a duration. At least 10s, at most 24h. Default: `5m`.
+    #[serde(default = "five_minutes")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]+(h|m|s))+$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')")
+        .message("cooldown must be a duration of at least 10s and at most 24h: write 5m or 90s"))]
+    pub cooldown: String,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Recovery {
+            policy: RecoveryPolicy::default(),
+            cooldown: five_minutes(),
+        }
+    }
+}
+
+/// Whether a remote webhook that is off is switched on again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RecoveryPolicy {
+    /// It is.
+    #[default]
+    Reactivate,
+    /// It is not.
+    Never,
 }
 
 /// When a test delivery is asked for.
@@ -152,6 +192,11 @@ pub struct ChektWebhookStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
 
+    /// When CHeKT was last seen to have switched the remote webhook off, and on again. What happened at CHeKT in
+    /// between was not delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_outage: Option<Outage>,
+
     /// What the receiver last saw of this webhook; brought up to date at most every 30 seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deliveries: Option<Deliveries>,
@@ -160,6 +205,18 @@ pub struct ChektWebhookStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
+}
+
+/// A time in which CHeKT did not deliver. Times have whole seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Outage {
+    /// When the remote webhook was first seen to be off.
+    pub from: Time,
+
+    /// When it was first seen to be active again; absent while it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Time>,
 }
 
 /// What the receiver last saw of a webhook. Times have whole seconds.
@@ -199,6 +256,10 @@ impl Default for AccountRef {
     fn default() -> Self {
         default_account()
     }
+}
+
+fn five_minutes() -> String {
+    "5m".to_owned()
 }
 
 fn default_account() -> AccountRef {

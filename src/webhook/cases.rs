@@ -5,6 +5,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::health::{Act, Attempted};
 use super::plan::{ASK_AGAIN, FRESH, SETTLE, plan};
 use super::report::report;
 use super::rotation::{self, Entropy};
@@ -17,7 +18,7 @@ use crate::resources::keyring::{Key, Keyring, SigningSecret, TestRequest, Webhoo
 use crate::resources::reasons::Reason;
 use crate::resources::remote::RemoteWebhook;
 use crate::resources::webhook::{
-    ChektWebhookSpec, ChektWebhookStatus, DeletionPolicy, Deliveries, TestPolicy,
+    ChektWebhookSpec, ChektWebhookStatus, DeletionPolicy, Deliveries, RecoveryPolicy, TestPolicy,
 };
 
 const URL: &str = "https://alarms.example/webhooks/security/front";
@@ -395,6 +396,75 @@ fn a_failure_is_waited_out() {
         Because::Retrying("503".into())
     );
     assert!(matches!(plan(&failed(Duration::ZERO)), Step::Create(_)));
+}
+
+fn off(recovery: Option<(u64, Act)>) -> World {
+    with(in_sync(), |w| {
+        w.roster.recorded.as_mut().unwrap().state = Some("disabled".into());
+        w.memory.attempt = Attempt::Open;
+        w.memory.recovery = recovery.map(|(ago, act)| Attempted {
+            ago: Duration::from_secs(ago),
+            act,
+        });
+    })
+}
+
+#[test]
+fn a_webhook_that_was_switched_off_is_switched_on_then_made_anew_and_never_in_a_hurry() {
+    let on =
+        |w: &World| matches!(plan(w), Step::Patch(id, c) if id == "w1" && c.fields() == "status");
+    assert!(on(&off(None)));
+    assert!(on(&off(Some((300, Act::Worked)))));
+    assert!(on(&off(Some((300, Act::Deleted)))));
+    for act in [Act::Patched, Act::Worked, Act::Deleted] {
+        let waits = Step::Rest(Rest {
+            because: Because::InSync,
+            again: Some(Duration::from_secs(1)),
+        });
+        assert_eq!(plan(&off(Some((299, act)))), waits);
+    }
+    assert!(matches!(plan(&off(Some((300, Act::Patched)))), Step::Delete(id, _) if id == "w1"));
+    let never = with(off(None), |w| {
+        w.spec.recovery.policy = RecoveryPolicy::Never;
+    });
+    assert_eq!(because(plan(&never)), Because::InSync);
+    let odd = with(off(None), |w| {
+        w.roster.recorded.as_mut().unwrap().state = Some("zen".into());
+    });
+    assert_eq!(because(plan(&odd)), Because::InSync);
+}
+
+#[test]
+fn a_webhook_that_is_on_again_is_proved_by_a_test_delivery_once() {
+    let on_again = |act| {
+        with(in_sync(), |w| {
+            w.memory.recovery = Some(Attempted { ago: SETTLE, act });
+        })
+    };
+    assert_eq!(
+        plan(&on_again(Act::Patched)),
+        Step::Keyring(KeyringChange::NoteTest)
+    );
+    assert_eq!(because(plan(&on_again(Act::Worked))), Because::InSync);
+}
+
+#[test]
+fn an_outage_begins_when_it_is_first_seen_and_ends_when_it_is_first_not() {
+    let mut world = off(None);
+    let began = report(&world, &plan(&world)).last_outage.unwrap();
+    assert_eq!((began.from.0, began.to.clone()), (now(), None));
+    world.status.last_outage = Some(began.clone());
+    world.now = now() + SignedDuration::from_secs(60);
+    assert_eq!(
+        report(&world, &plan(&world)).last_outage,
+        Some(began.clone())
+    );
+    world.roster.recorded.as_mut().unwrap().state = Some("active".into());
+    let ended = report(&world, &plan(&world)).last_outage.unwrap();
+    assert_eq!(
+        (ended.from, ended.to.map(|t| t.0)),
+        (began.from, Some(world.now))
+    );
 }
 
 #[test]

@@ -6,9 +6,11 @@
 //! ```
 //!
 //! [`world`] is everything that a decision may look at, times included, as durations; [`plan`] decides for a
-//! webhook that is wanted and [`removal`] for one that is not; [`rotation`] is what a step does to the keyring.
+//! webhook that is wanted and [`removal`] for one that is not; [`rotation`] is what a step does to the keyring, [`health`]
+//! what is done about a webhook that CHeKT has switched off.
 
 pub mod drift;
+pub mod health;
 pub mod identity;
 pub mod plan;
 pub mod removal;

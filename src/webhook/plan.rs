@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::step::{Because, Draft, KeyringChange, Rest, Step};
 use super::world::{AccountView, Attempt, Test, WantedSecret, World};
-use super::{drift, removal, rotation};
+use super::{drift, health, removal, rotation};
 use crate::resources::keyring::Keyring;
 use crate::resources::reasons::Reason;
 use crate::resources::remote::RemoteWebhook;
@@ -123,6 +123,9 @@ fn wanted(world: &World, keyring: &Keyring) -> Step {
     }
     if keyring.next.is_some() {
         return Step::Keyring(KeyringChange::Promote);
+    }
+    if let Some(step) = health::recover(world, target) {
+        return step;
     }
     if let Some(step) = test(world, keyring, target) {
         return step;
@@ -256,7 +259,7 @@ fn test(world: &World, keyring: &Keyring, target: &RemoteWebhook) -> Option<Step
         .test
         .as_ref()
         .is_some_and(|t| t.key_id == current.id && t.url == world.url);
-    if !noted {
+    if !noted || health::is_to_be_proved(world, target) {
         return Some(Step::Keyring(KeyringChange::NoteTest));
     }
     let again = world.waits_for_test().is_some_and(|ago| ago >= ASK_AGAIN);

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::drift;
+use super::health::{self, State};
 use super::plan::TEST_PATIENCE;
 use super::step::{Because, Rest, Step};
 use super::world::{AccountView, Test, World};
@@ -14,11 +15,7 @@ use crate::resources::conditions::{
 };
 use crate::resources::reasons::Reason;
 use crate::resources::remote::RemoteWebhook;
-use crate::resources::webhook::{ChektWebhookStatus, TestPolicy};
-
-/// The words for "switched off" that CHeKT is known or likely to use, in lower case. The guide says only that a
-/// webhook is disabled after three failures; `active` is the one literal it shows.
-const OFF: [&str; 5] = ["disabled", "inactive", "paused", "suspended", "failed"];
+use crate::resources::webhook::{ChektWebhookStatus, RecoveryPolicy, TestPolicy};
 
 /// The status that stands for `world` while `step` is what comes next. `deliveries` is left out: it is the
 /// receiver's.
@@ -43,6 +40,7 @@ pub fn report(world: &World, step: &Step) -> ChektWebhookStatus {
         } else {
             old.last_handled_reconcile_at.clone()
         },
+        last_outage: health::outage(world),
         deliveries: None,
         conditions: conditions::merge(&old.conditions, &verdicts, world.generation, world.now),
     }
@@ -220,33 +218,36 @@ fn active(world: &World, target: Option<&RemoteWebhook>) -> Verdict {
             "There is no remote webhook.",
         );
     };
-    match target.state.as_deref() {
-        Some(state) if state.eq_ignore_ascii_case("active") => verdict(
+    let said = target.state.as_deref().unwrap_or_default();
+    match health::state(target) {
+        State::Active => verdict(
             ACTIVE,
             Truth::True,
             Reason::Active,
             "CHeKT says that the remote webhook is active.",
         ),
-        Some(state) if OFF.contains(&state.to_ascii_lowercase().as_str()) => verdict(
-            ACTIVE,
-            Truth::False,
-            Reason::SwitchedOff,
-            format!(
-                "CHeKT says that the remote webhook is {state}; it does so after three failed deliveries in a row"
-            ),
-        ),
-        Some(state) => verdict(
-            ACTIVE,
-            Truth::Unknown,
-            Reason::UnknownState,
-            format!("CHeKT says that the remote webhook is {state:?}"),
-        ),
-        None => verdict(
-            ACTIVE,
-            Truth::Unknown,
-            Reason::UnknownState,
-            "CHeKT says nothing of the state of the remote webhook",
-        ),
+        State::Off => {
+            let next = match world.spec.recovery.policy {
+                RecoveryPolicy::Reactivate => {
+                    "the operator switches it on again, at most once every spec.recovery.cooldown"
+                }
+                RecoveryPolicy::Never => "spec.recovery.policy is Never, so switch it on at CHeKT",
+            };
+            let message = format!(
+                "CHeKT says that the remote webhook is {said}, as it does after three failed deliveries in a row: {next}"
+            );
+            verdict(ACTIVE, Truth::False, Reason::SwitchedOff, message)
+        }
+        State::Unknown if said.is_empty() => {
+            let message = "CHeKT says nothing of the state of the remote webhook";
+            verdict(ACTIVE, Truth::Unknown, Reason::UnknownState, message)
+        }
+        State::Unknown => {
+            let message = format!(
+                "CHeKT says that the remote webhook is {said:?}, a word that is left alone"
+            );
+            verdict(ACTIVE, Truth::Unknown, Reason::UnknownState, message)
+        }
     }
 }
 

@@ -53,24 +53,37 @@ pub struct Change {
     pub events: Option<Vec<String>>,
     /// The id and the secret of the key.
     pub key: Option<(String, SigningSecret)>,
+    /// Whether the state is set to `active`.
+    pub reactivate: bool,
 }
 
 impl Change {
     /// Whether it asks for nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Change { url, events, key } = self;
-        url.is_none() && events.is_none() && key.is_none()
+        let Change {
+            url,
+            events,
+            key,
+            reactivate,
+        } = self;
+        url.is_none() && events.is_none() && key.is_none() && !reactivate
     }
 
     /// The names of the fields it asks for.
     #[must_use]
     pub fn fields(&self) -> String {
-        let Change { url, events, key } = self;
+        let Change {
+            url,
+            events,
+            key,
+            reactivate,
+        } = self;
         let names = [
             url.as_ref().map(|_| "url"),
             events.as_ref().map(|_| "events"),
             key.as_ref().map(|_| "secret"),
+            reactivate.then_some("status"),
         ];
         names.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }

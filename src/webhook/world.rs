@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::health::Attempted;
 use crate::resources::keyring::{Keyring, SigningSecret, WebhookIdentity};
 use crate::resources::reasons::Reason;
 use crate::resources::remote::RemoteWebhook;
@@ -110,6 +111,8 @@ pub struct Memory {
     pub refusal: Option<Refusal>,
     /// The last failure that may pass by itself.
     pub trouble: Option<Trouble>,
+    /// The last attempt to switch the webhook on.
+    pub recovery: Option<Attempted>,
     /// PATCHes that were answered with success since the remote webhook last was as written.
     pub patches: u32,
     /// The test delivery.

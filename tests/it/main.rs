@@ -20,6 +20,7 @@ mod needs;
 mod processes;
 mod quiet;
 mod receiver;
+mod recovery;
 mod reference;
 mod resources;
 mod rings;
