@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use chekt_operator::sandbox::Settings;
 use reqwest::Method;
@@ -119,7 +120,8 @@ async fn a_killed_process_forgets_nothing_that_it_answered_and_logs_no_secret() 
 #[tokio::test]
 async fn a_process_that_nobody_could_call_does_not_start_and_says_what_to_pass() {
     let process = spawn(&[], None);
-    let output = process.wait_with_output().await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(15), process.wait_with_output());
+    let output = ended.await.expect("it goes on running").unwrap();
     assert!(!output.status.success());
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(
