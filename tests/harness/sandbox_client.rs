@@ -63,6 +63,9 @@ pub enum Entry {
     Call(Call),
     /// The sandbox tried to deliver.
     Delivery(Delivery),
+    /// Anything else it notes, such as that a webhook was switched off.
+    #[serde(other)]
+    Other,
 }
 
 /// A call of the API.
@@ -72,8 +75,11 @@ pub struct Call {
     pub seq: u64,
     /// `GET`, `POST`, …
     pub method: String,
-    /// The path, with the query.
+    /// The path.
     pub path: String,
+    /// The query, where there was one.
+    #[serde(default)]
+    pub query: Option<String>,
     /// `create`, `list`, `patch`, `delete`, `test` or `token`.
     #[serde(default)]
     pub route: Option<String>,
@@ -138,7 +144,7 @@ impl Ledger {
     pub fn calls(&self, route: &str) -> Vec<&Call> {
         let calls = self.entries.iter().filter_map(|entry| match entry {
             Entry::Call(call) if call.route.as_deref() == Some(route) => Some(call),
-            Entry::Call(_) | Entry::Delivery(_) => None,
+            Entry::Call(_) | Entry::Delivery(_) | Entry::Other => None,
         });
         calls.collect()
     }
@@ -147,7 +153,7 @@ impl Ledger {
     pub fn deliveries(&self) -> Vec<&Delivery> {
         let deliveries = self.entries.iter().filter_map(|entry| match entry {
             Entry::Delivery(delivery) => Some(delivery),
-            Entry::Call(_) => None,
+            Entry::Call(_) | Entry::Other => None,
         });
         deliveries.collect()
     }
@@ -158,7 +164,7 @@ impl Ledger {
             Entry::Call(call) if call.method != "GET" && call.route.as_deref() != Some("token") => {
                 Some(call.to_string())
             }
-            Entry::Call(_) | Entry::Delivery(_) => None,
+            Entry::Call(_) | Entry::Delivery(_) | Entry::Other => None,
         });
         writes.collect()
     }

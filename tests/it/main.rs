@@ -24,3 +24,4 @@ mod recovery;
 mod reference;
 mod resources;
 mod rings;
+mod sandbox;

@@ -4,8 +4,8 @@ use chekt_operator::sandbox::Settings;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::bench::{SECRET, bench, parsed, reply, settings, start, until};
-use crate::receiver::Receiver;
+use super::bench::{SECRET, bench, parsed, reply, settings, start, until};
+use super::receiver::Receiver;
 
 #[tokio::test]
 async fn a_test_delivery_is_an_envelope_signed_over_the_bytes_that_arrive() {

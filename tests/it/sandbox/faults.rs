@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::bench::{WEBHOOKS, bench, reply, until};
+use super::bench::{WEBHOOKS, bench, reply, until};
 
 #[tokio::test]
 async fn a_fault_before_leaves_no_effect_and_a_fault_after_leaves_it() {

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::bench::{bench, reply};
+use super::bench::{bench, reply};
 
 #[tokio::test]
 async fn a_webhook_can_be_edited_and_removed_behind_the_clients_back() {

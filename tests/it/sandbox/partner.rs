@@ -6,8 +6,8 @@ use chekt_operator::sandbox::Settings;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::bench::{CLIENT_SECRET, SECRET, TOKEN, WEBHOOKS, bench, reply, settings, start, until};
-use crate::receiver::Receiver;
+use super::bench::{CLIENT_SECRET, SECRET, TOKEN, WEBHOOKS, bench, reply, settings, start, until};
+use super::receiver::Receiver;
 
 #[tokio::test]
 async fn the_five_routes_answer_with_the_documented_fields() {

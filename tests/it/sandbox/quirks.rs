@@ -3,8 +3,8 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::bench::{CLIENT_SECRET, SECRET, TOKEN, WEBHOOKS, bench, ids, parsed, reply, until};
-use crate::receiver::Receiver;
+use super::bench::{CLIENT_SECRET, SECRET, TOKEN, WEBHOOKS, bench, ids, parsed, reply, until};
+use super::receiver::Receiver;
 
 #[tokio::test]
 async fn a_create_may_answer_202_without_saying_which() {

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::bench::{
+use super::bench::{
     Bench, CLIENT_SECRET, SECRET, TOKEN, WEBHOOKS, client, reply, settings, start, until,
 };
-use crate::receiver::Receiver;
+use super::receiver::Receiver;
 
 #[tokio::test]
 async fn a_restart_goes_on_where_it_ended() {
