@@ -62,12 +62,17 @@ async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, Clust
     let interval = interval(&account.spec.sync_interval);
     let slot = match connect(context, &key, &account.spec).await? {
         Ok(connection) => Slot::Connected(connection),
-        Err(problem) => Slot::Broken(problem),
+        Err(problem) => {
+            let last = context
+                .slot(&key)
+                .and_then(|slot| slot.last_connection().cloned());
+            Slot::Broken(problem, last)
+        }
     };
     let before = context.set_slot(key.clone(), slot.clone());
     let (problem, counts, again) = match &slot {
-        Slot::Broken(problem) => {
-            let known = matches!(&before, Some(Slot::Broken(old)) if old == problem);
+        Slot::Broken(problem, _) => {
+            let known = matches!(&before, Some(Slot::Broken(old, _)) if old == problem);
             if !known && context.wake.send(Wake::Everyone(key.clone())).is_err() {
                 tracing::debug!("nobody is left to be woken");
             }

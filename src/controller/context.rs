@@ -46,8 +46,20 @@ pub struct Context {
 pub enum Slot {
     /// It could be connected to.
     Connected(Arc<Connection>),
-    /// It could not, because of what is written in it.
-    Broken(Problem),
+    /// It could not, because of what is written in it. The connection from before, if there was one, still serves
+    /// deletions: a namespace that is deleted as a whole often loses its Secrets first.
+    Broken(Problem, Option<Arc<Connection>>),
+}
+
+impl Slot {
+    /// The connection, or the one from before.
+    #[must_use]
+    pub fn last_connection(&self) -> Option<&Arc<Connection>> {
+        match self {
+            Slot::Connected(connection) => Some(connection),
+            Slot::Broken(_, last) => last.as_ref(),
+        }
+    }
 }
 
 impl Context {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use super::connection::Connection;
+use super::connection::{AccountKey, Connection};
 use super::context::{Context, Slot, account_of};
 use super::memory::Remembered;
 use crate::cluster::ClusterError;
@@ -67,34 +67,7 @@ pub async fn gather(
     };
     let secret = wanted_secret(context, webhook, &namespace).await?;
     let key = account_of(webhook);
-    let slot = context
-        .account_exists(&key)
-        .then(|| context.slot(&key))
-        .flatten();
-    let not_ready = |message: &str| {
-        let message = format!("ChektAccount {} is not ready: {message}", key.name);
-        AccountView::NotReady(Reason::AccountNotReady, message)
-    };
-    let (account, connection) = match slot {
-        _ if !context.account_exists(&key) => {
-            let message = format!(
-                "ChektAccount {} does not exist in namespace {}: create it, or name another one in spec.accountRef",
-                key.name, key.namespace
-            );
-            (
-                AccountView::NotReady(Reason::AccountNotFound, message),
-                None,
-            )
-        }
-        None => (AccountView::Unknown, None),
-        Some(Slot::Broken(problem)) => (not_ready(&problem.message), None),
-        Some(Slot::Connected(connection)) => {
-            let view = connection
-                .problem()
-                .map_or(AccountView::Ready, |p| not_ready(&p.message));
-            (view, Some(connection))
-        }
-    };
+    let (account, connection) = account(context, &key, webhook.meta().deletion_timestamp.is_some());
     let status = webhook.status.clone().unwrap_or_default();
     let recorded_id = memory
         .webhook_id
@@ -134,6 +107,44 @@ pub async fn gather(
         keyring_version: stored.and_then(|s| s.resource_version),
         connection,
     })
+}
+
+/// The account of a webhook, and the connection to it. A webhook that is being deleted may use the connection of an
+/// account that is gone, or whose Secret is: what was held in memory is the last chance to delete it at CHeKT.
+fn account(
+    context: &Context,
+    key: &AccountKey,
+    deleting: bool,
+) -> (AccountView, Option<Arc<Connection>>) {
+    let not_ready = |message: &str| {
+        let message = format!("ChektAccount {} is not ready: {message}", key.name);
+        AccountView::NotReady(Reason::AccountNotReady, message)
+    };
+    let through = |connection: &Arc<Connection>| {
+        let view = connection
+            .problem()
+            .map_or(AccountView::Ready, |p| not_ready(&p.message));
+        (view, Some(Arc::clone(connection)))
+    };
+    let exists = context.account_exists(key);
+    let slot = context.slot(key);
+    let last = slot.as_ref().and_then(Slot::last_connection);
+    match (&slot, last) {
+        (Some(Slot::Connected(connection)), _) if exists => through(connection),
+        (_, Some(connection)) if deleting => through(connection),
+        (Some(Slot::Broken(problem, _)), _) if exists => (not_ready(&problem.message), None),
+        (_, _) if exists => (AccountView::Unknown, None),
+        (_, _) => {
+            let message = format!(
+                "ChektAccount {} does not exist in namespace {}: create it, or name another one in spec.accountRef",
+                key.name, key.namespace
+            );
+            (
+                AccountView::NotReady(Reason::AccountNotFound, message),
+                None,
+            )
+        }
+    }
 }
 
 async fn wanted_secret(

@@ -671,7 +671,7 @@ fn a_deletion_that_cannot_go_on_says_why() {
     assert_eq!(ready.status, "False");
     assert_eq!(
         ready.message,
-        "The remote webhook cannot be deleted yet: the API is down"
+        "The remote webhook cannot be deleted yet: the API is down. To leave the remote webhook where it is, set spec.deletionPolicy to Orphan"
     );
     let suspended = with(in_sync(), |w| {
         w.deleting = true;

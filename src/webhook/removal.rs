@@ -6,7 +6,7 @@
 
 use super::plan::{absence, ambiguous, hindrance, look, numbered, rest, without_account};
 use super::step::{Because, Step};
-use super::world::World;
+use super::world::{AccountView, World};
 use crate::resources::reasons::Reason;
 use crate::resources::webhook::DeletionPolicy;
 
@@ -32,6 +32,12 @@ pub fn plan(world: &World) -> Step {
             Because::Lacking(Reason::Suspended, message.to_owned()),
             None,
         );
+    }
+    if let AccountView::NotReady(reason, message) = &world.account {
+        let message = format!(
+            "{message}. To leave the remote webhook where it is, set spec.deletionPolicy to Orphan"
+        );
+        return rest(Because::Lacking(*reason, message), None);
     }
     if let Some(step) = without_account(world)
         .or_else(|| hindrance(world))

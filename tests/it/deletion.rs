@@ -157,3 +157,50 @@ async fn an_error_is_no_proof_that_a_webhook_is_gone() -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn a_namespace_that_is_deleted_as_a_whole_goes_and_takes_its_remote_webhook_along()
+-> anyhow::Result<()> {
+    let stage = ready("namespace", StageOptions::default()).await?;
+    // Account, Secret and webhook are deleted in any order; only the webhook has to wait for CHeKT.
+    stage
+        .users
+        .kubectl(&[
+            "delete",
+            "namespace",
+            &stage.users.namespace,
+            "--timeout=60s",
+        ])
+        .await?
+        .ok()?;
+    assert_eq!(stage.chekt.webhooks().await?.len(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_webhook_outlives_its_account_and_secret_and_is_still_deleted_at_chekt()
+-> anyhow::Result<()> {
+    let stage = ready("outlives", StageOptions::default()).await?;
+    stage
+        .users
+        .kubectl(&["delete", "secret/chekt-token"])
+        .await?
+        .ok()?;
+    stage
+        .users
+        .account_condition("default", READY, "False", SOON)
+        .await?;
+    stage
+        .users
+        .kubectl(&["delete", "cacc/default"])
+        .await?
+        .ok()?;
+    stage
+        .users
+        .webhooks()
+        .delete("alarms", &DeleteParams::default())
+        .await?;
+    stage.users.webhook_gone("alarms", SOON).await?;
+    assert_eq!(stage.chekt.webhooks().await?.len(), 0);
+    Ok(())
+}
