@@ -78,3 +78,78 @@ pub async fn within<T>(
         Err(_) => Err(ClusterError::Deadline(limit)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use kube::core::response::{StatusCause, StatusDetails};
+
+    use super::*;
+
+    fn of(status: Status, code: u16) -> ClusterError {
+        ClusterError::from(kube::Error::Api(status.with_code(code).boxed()))
+    }
+
+    fn details(retry_after_seconds: u32, cause: &str) -> StatusDetails {
+        let causes = vec![StatusCause {
+            reason: cause.to_owned(),
+            message: String::new(),
+            field: String::new(),
+        }];
+        StatusDetails {
+            name: String::new(),
+            group: String::new(),
+            kind: String::new(),
+            uid: String::new(),
+            causes,
+            retry_after_seconds,
+        }
+    }
+
+    #[test]
+    fn a_429_says_how_long_or_leaves_it_to_us() {
+        let told = Status::failure("busy", "TooManyRequests").with_details(details(7, ""));
+        assert!(matches!(
+            of(told, 429),
+            ClusterError::Throttled { retry_after: Some(wait) } if wait == Duration::from_secs(7)
+        ));
+        // Priority and fairness refuses in plain text, of which kube makes a status without details.
+        let plain = Status::failure(
+            "Too many requests, please try again later.",
+            "Failed to parse error data",
+        );
+        assert!(matches!(
+            of(plain, 429),
+            ClusterError::Throttled { retry_after: None }
+        ));
+    }
+
+    #[test]
+    fn two_conflicts_and_two_refusals_are_told_apart() {
+        assert!(matches!(
+            of(Status::failure("x", "AlreadyExists"), 409),
+            ClusterError::AlreadyExists(_)
+        ));
+        assert!(matches!(
+            of(Status::failure("x", "Conflict"), 409),
+            ClusterError::Conflict(_)
+        ));
+        assert!(matches!(
+            of(Status::failure("x", "Forbidden"), 403),
+            ClusterError::Forbidden(_)
+        ));
+        let ending =
+            Status::failure("x", "Forbidden").with_details(details(0, "NamespaceTerminating"));
+        assert!(matches!(of(ending, 403), ClusterError::Terminating(_)));
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_never_taken_for_a_refusal() {
+        for code in [500, 502, 503, 504] {
+            assert!(matches!(
+                of(Status::failure("x", "InternalError"), code),
+                ClusterError::Unavailable(_)
+            ));
+        }
+    }
+}

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use chekt_operator::cli::Cli;
+use chekt_operator::delivery::catalogue::Kind;
 use chekt_operator::resources::conditions::{
     ACTIVE, READY, RECONCILING, STALLED, SUSPENDED, SYNCED, VERIFIED,
 };
@@ -37,6 +38,23 @@ fn a_default_is_told_in_the_words_that_the_schema_holds() {
             assert!(told.contains(held), "{}: {held} is not {told}", field.path);
         }
     }
+}
+
+#[test]
+fn the_page_of_events_gives_every_event_its_reason() -> anyhow::Result<()> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/events.md"))?;
+    let rows = page.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        let name = cells.next()?.strip_suffix('`')?;
+        name.contains('.').then_some((name, cells.next()?))
+    });
+    let told: Vec<_> = rows.filter(|(name, _)| !name.contains('/')).collect();
+    for (name, reason) in &told {
+        assert_eq!(Kind::of(name).reason(), *reason, "{name}");
+    }
+    // The nine of the guide and the test delivery.
+    assert_eq!(told.len(), 10, "{told:?}");
+    Ok(())
 }
 
 /// Compares with a file of the repository, or writes it if `UPDATE=1`.
