@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::resources::remote::RemoteWebhook;
+use crate::resources::remote::{RemoteWebhook, canonical};
 
 /// How long CHeKT may take to show a write in its list, and how long a request whose sender died may take to
 /// land. Nothing is documented; the guess errs on the side of waiting.
@@ -25,6 +25,8 @@ pub struct Listing {
 #[derive(Clone, Debug)]
 struct Entry {
     webhook: RemoteWebhook,
+    /// Its url in the one spelling, so that a look-up parses nothing.
+    url: String,
     written: Option<Instant>,
 }
 
@@ -47,6 +49,17 @@ pub struct Changes {
     pub urls: Vec<String>,
 }
 
+impl Entry {
+    fn new(webhook: RemoteWebhook, written: Option<Instant>) -> Self {
+        let url = canonical(&webhook.url);
+        Entry {
+            webhook,
+            url,
+            written,
+        }
+    }
+}
+
 impl Roster {
     /// Takes in a list that began at `began`.
     pub fn listed(&mut self, listing: Listing, began: Instant) -> Changes {
@@ -56,13 +69,7 @@ impl Roster {
         let mut fresh: BTreeMap<String, Entry> = BTreeMap::new();
         for webhook in listing.webhooks {
             if !self.removed.contains_key(&webhook.id) {
-                fresh.insert(
-                    webhook.id.clone(),
-                    Entry {
-                        webhook,
-                        written: None,
-                    },
-                );
+                fresh.insert(webhook.id.clone(), Entry::new(webhook, None));
             }
         }
         for (id, old) in &self.entries {
@@ -100,13 +107,8 @@ impl Roster {
     pub fn wrote(&mut self, webhook: RemoteWebhook, at: Instant) {
         self.removed.remove(&webhook.id);
         self.missing.remove(&webhook.id);
-        self.entries.insert(
-            webhook.id.clone(),
-            Entry {
-                webhook,
-                written: Some(at),
-            },
-        );
+        self.entries
+            .insert(webhook.id.clone(), Entry::new(webhook, Some(at)));
     }
 
     /// Takes in that CHeKT confirmed a deletion.
@@ -143,6 +145,14 @@ impl Roster {
             return None;
         }
         self.missing.get(id).copied().or(self.first)
+    }
+
+    /// Every remote webhook with a url, which is given in the spelling of [`canonical`].
+    pub fn with_url(&self, url: &str) -> impl Iterator<Item = &RemoteWebhook> {
+        self.entries
+            .values()
+            .filter(move |e| e.url == url)
+            .map(|e| &e.webhook)
     }
 
     /// Every remote webhook, by id.

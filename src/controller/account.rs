@@ -21,8 +21,8 @@ use crate::partner::http::{self, PartnerClient};
 use crate::partner::token::Credentials;
 use crate::resources::account::{ChektAccountSpec, WebhookCounts};
 use crate::resources::reasons::Reason;
+use crate::resources::remote;
 use crate::resources::{CONTROLLER_MANAGER, ChektAccount};
-use crate::webhook::identity;
 
 /// The pause after a pass that Kubernetes kept from being finished.
 const AFTER_ERROR: Duration = Duration::from_secs(5);
@@ -132,11 +132,11 @@ fn count(context: &Context, key: &AccountKey, connection: &Connection) -> Webhoo
         .collect();
     let urls: HashSet<String> = webhooks
         .iter()
-        .map(|w| identity::canonical(&context.wanted_url(w)))
+        .map(|w| remote::canonical(&context.wanted_url(w)))
         .collect();
     let mut counts = WebhookCounts::default();
     for remote in connection.roster().iter() {
-        if ids.contains(&remote.id) || urls.contains(&identity::canonical(&remote.url)) {
+        if ids.contains(&remote.id) || urls.contains(&remote::canonical(&remote.url)) {
             counts.managed += 1;
         } else {
             counts.foreign += 1;

@@ -12,7 +12,7 @@ use crate::partner::http::is_loopback;
 #[derive(Debug, Args)]
 pub struct ControllerArgs {
     /// Where CHeKT reaches the receiver, as https://host or https://host/path. The url of a webhook is derived
-    /// from it.
+    /// from it. The receiver answers on /webhooks/..., so whatever stands before it must take a path off.
     #[arg(long, env = "CHEKT_PUBLIC_URL", value_name = "URL")]
     pub public_url: String,
 

@@ -15,8 +15,8 @@ use crate::cluster::secrets::{self, ReadError, StoredKeyring, ValueError};
 use crate::resources::conditions;
 use crate::resources::keyring::{SigningSecret, WebhookIdentity};
 use crate::resources::reasons::Reason;
+use crate::resources::remote;
 use crate::resources::{ChektWebhook, FINALIZER, RECONCILE_REQUESTED_AT};
-use crate::webhook::identity;
 use crate::webhook::world::{AccountView, RosterView, WantedSecret, World};
 
 /// A world, and what performing a step on it needs.
@@ -91,7 +91,7 @@ pub async fn gather(
         reconcile_requested: webhook.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
         status,
         now: conditions::whole_seconds(Timestamp::now()),
-        received_here: identity::same(&url, &context.derived_url(webhook)),
+        received_here: remote::same(&url, &context.derived_url(webhook)),
         derived: webhook.spec.url.is_none(),
         claimed_by: claimed_by(context, webhook, &url),
         url,
@@ -192,11 +192,7 @@ fn view(connection: &Connection, recorded: Option<&str>, url: &str, now: Instant
             _ => Duration::ZERO,
         },
         by_url: {
-            let mut same: Vec<_> = roster
-                .iter()
-                .filter(|w| identity::same(&w.url, url))
-                .cloned()
-                .collect();
+            let mut same: Vec<_> = roster.with_url(&remote::canonical(url)).cloned().collect();
             same.sort_by(|a, b| (&a.created_at, &a.id).cmp(&(&b.created_at, &b.id)));
             same
         },
@@ -213,7 +209,7 @@ fn claimed_by(context: &Context, webhook: &ChektWebhook, url: &str) -> Option<St
         (given || other.spec.url.is_some())
             && other.uid() != webhook.uid()
             && age(other) < mine
-            && identity::same(&context.wanted_url(other), url)
+            && remote::same(&context.wanted_url(other), url)
     })?;
     Some(format!(
         "{}/{}",

@@ -31,8 +31,8 @@ use super::metrics::Metrics;
 use super::{account, namespaced, webhook};
 use crate::ops::health::Gate;
 use crate::resources::keyring::{LABEL, WEBHOOK_NAME, WEBHOOK_NAMESPACE};
+use crate::resources::remote::canonical;
 use crate::resources::{ChektAccount, ChektWebhook};
-use crate::webhook::identity::canonical;
 
 /// How many objects of one kind and namespace are worked on at once.
 const AT_ONCE: u16 = 16;

@@ -1,4 +1,6 @@
-//! The remote webhook: the object at CHeKT, as far as CHeKT tells.
+//! The remote webhook: the object at CHeKT, as far as CHeKT tells, and when two spellings of its url are one.
+
+use url::Url;
 
 /// One webhook as CHeKT shows it. The secret is never among what it shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,4 +15,31 @@ pub struct RemoteWebhook {
     pub state: Option<String>,
     /// When it was created, in CHeKT's spelling, which differs from page to page of its documentation.
     pub created_at: Option<String>,
+}
+
+/// One spelling for all spellings of a url: scheme and host in lower case, no default port, a slash for an empty
+/// path. What cannot be parsed is left as it is.
+#[must_use]
+pub fn canonical(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| url.to_owned(), String::from)
+}
+
+/// Whether two urls are one, whatever their spelling.
+#[must_use]
+pub fn same(a: &str, b: &str) -> bool {
+    a == b || canonical(a) == canonical(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spelling_makes_no_other_url_and_a_path_does() {
+        assert!(same("https://A.Example:443/x", "https://a.example/x"));
+        assert!(same("https://a.example", "https://a.example/"));
+        assert!(!same("https://a.example/x", "https://a.example/X"));
+        assert!(!same("https://a.example/x", "https://a.example/x/"));
+        assert!(!same("https://a.example/x", "http://a.example/x"));
+    }
 }

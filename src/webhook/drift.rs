@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::identity::same;
 use super::step::Change;
 use super::world::World;
 use crate::resources::keyring::{Key, Keyring};
-use crate::resources::remote::RemoteWebhook;
+use crate::resources::remote::{RemoteWebhook, same};
 
 /// What a PATCH must ask for so that `remote` is as written.
 ///

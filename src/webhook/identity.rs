@@ -1,4 +1,4 @@
-//! Identity: which url is a webhook's, and when two spellings are one url.
+//! Identity: which url is a webhook's.
 
 use url::Url;
 
@@ -14,19 +14,6 @@ pub fn derived(public: &Url, namespace: &str, name: &str) -> String {
     format!("{base}/{RECEIVER_PATH}/{namespace}/{name}")
 }
 
-/// One spelling for all spellings of a url: scheme and host in lower case, no default port, a slash for an empty
-/// path. What cannot be parsed is left as it is.
-#[must_use]
-pub fn canonical(url: &str) -> String {
-    Url::parse(url).map_or_else(|_| url.to_owned(), String::from)
-}
-
-/// Whether two urls are one, whatever their spelling.
-#[must_use]
-pub fn same(a: &str, b: &str) -> bool {
-    a == b || canonical(a) == canonical(b)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,14 +26,5 @@ mod tests {
         }
         let url = derived(&Url::parse("https://a.example/chekt/").unwrap(), "n", "w");
         assert_eq!(url, "https://a.example/chekt/webhooks/n/w");
-    }
-
-    #[test]
-    fn spelling_makes_no_other_url_and_a_path_does() {
-        assert!(same("https://A.Example:443/x", "https://a.example/x"));
-        assert!(same("https://a.example", "https://a.example/"));
-        assert!(!same("https://a.example/x", "https://a.example/X"));
-        assert!(!same("https://a.example/x", "https://a.example/x/"));
-        assert!(!same("https://a.example/x", "http://a.example/x"));
     }
 }
