@@ -43,7 +43,8 @@ pub fn crds_yaml() -> Result<String, serde_yaml::Error> {
 
 /// Each custom resource definition with the name of its file in `crds/`.
 ///
-/// Two things that the derive prints are left out. Empty lists: with `shortNames: []` in a definition, Argo CD
+/// Descriptions are put on one line a paragraph: where our source breaks a line is nothing to `kubectl explain`,
+/// which breaks them itself. And two things that the derive prints are left out. Empty lists: with `shortNames: []` in a definition, Argo CD
 /// reports it as out of sync after every successful sync (measured with 3.5.7). And `nullable`: without it the
 /// API server drops a null and applies the default, with it a `null` would be stored.
 ///
@@ -66,6 +67,9 @@ fn tidy(value: &mut serde_yaml::Value) {
     match value {
         serde_yaml::Value::Mapping(map) => {
             map.retain(|_, v| !matches!(v, serde_yaml::Value::Sequence(s) if s.is_empty()));
+            if let Some(serde_yaml::Value::String(text)) = map.get_mut("description") {
+                *text = unwrapped(text);
+            }
             if map.get("nullable").is_some_and(serde_yaml::Value::is_bool) {
                 map.remove("nullable");
             }
@@ -74,4 +78,12 @@ fn tidy(value: &mut serde_yaml::Value) {
         serde_yaml::Value::Sequence(items) => items.iter_mut().for_each(tidy),
         _ => {}
     }
+}
+
+/// Text with one line for each paragraph.
+fn unwrapped(text: &str) -> String {
+    let paragraphs = text
+        .split("\n\n")
+        .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    paragraphs.collect::<Vec<_>>().join("\n\n")
 }

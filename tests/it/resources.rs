@@ -129,6 +129,7 @@ async fn what_is_left_out_is_filled_in() -> anyhow::Result<()> {
             "accountRef": {"name": "default"},
             "events": ["alarm.triggered"],
             "deletionPolicy": "Delete",
+            "recovery": {"policy": "Reactivate", "cooldown": "5m"},
             "testPolicy": "OnChange",
             "suspend": false,
         })
