@@ -736,6 +736,25 @@ fn conditions_of_a_webhook_whose_account_went_away_do_not_claim_to_know() {
 }
 
 #[test]
+fn a_test_delivery_that_cannot_be_asked_for_takes_nothing_from_ready() {
+    let world = with(in_sync(), |w| {
+        w.status.deliveries = None;
+        w.memory.test = Test::Recorded;
+        w.memory.trouble = Some(Trouble {
+            message: "429".into(),
+            wait: SETTLE,
+        });
+    });
+    assert_eq!(because(plan(&world)), Because::Retrying("429".into()));
+    let said = spoken(&world);
+    assert_eq!(said[0], "Ready=True/InSync");
+    assert!(
+        said[3].starts_with("Verified=Unknown") && said.len() == 4,
+        "{said:?}"
+    );
+}
+
+#[test]
 fn a_verification_counts_for_its_key_its_url_and_from_its_request_on() {
     assert!(in_sync().is_verified());
     let other_key = with(in_sync(), |w| {

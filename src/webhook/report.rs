@@ -64,7 +64,7 @@ fn verdicts(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Vec<V
         active,
         verified(world),
     ];
-    all.extend(progress(step));
+    all.extend(progress(step, is_done(world, target)));
     all
 }
 
@@ -124,6 +124,8 @@ fn synced(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Verdict
     let (truth, reason, message) = match step {
         Step::Rest(Rest { because, .. }) => match because {
             Because::InSync => return in_sync(),
+            // What failed was not about the remote webhook, which is as written: a test delivery, say.
+            Because::Settling | Because::Retrying(_) if is_done(world, target) => return in_sync(),
             Because::Starting => (
                 Truth::Unknown,
                 Reason::Working,
@@ -190,6 +192,11 @@ fn synced(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Verdict
         }
     };
     verdict(SYNCED, truth, reason, message)
+}
+
+/// Whether a wanted webhook is as written, as far as CHeKT has shown.
+fn is_done(world: &World, target: Option<&RemoteWebhook>) -> bool {
+    !world.deleting && target.is_some_and(|t| drift::change(world, t).is_empty())
 }
 
 fn in_sync() -> Verdict {
@@ -291,7 +298,7 @@ fn verified(world: &World) -> Verdict {
 }
 
 /// Reconciling or Stalled, never both: kstatus lets Reconciling win, so a stall would never be seen.
-fn progress(step: &Step) -> Option<Verdict> {
+fn progress(step: &Step, done: bool) -> Option<Verdict> {
     match step {
         Step::Rest(Rest { because, .. }) => match because {
             Because::InSync
@@ -299,6 +306,7 @@ fn progress(step: &Step) -> Option<Verdict> {
             | Because::Spreading
             | Because::Gone
             | Because::Lacking(..) => None,
+            Because::Settling | Because::Retrying(_) if done => None,
             Because::Settling => Some(verdict(
                 RECONCILING,
                 Truth::True,
