@@ -2,13 +2,19 @@
 //!
 //! They are a courtesy: one that cannot be published is logged and never holds up the work.
 
+use std::time::Duration;
+
 use kube::Resource;
 use kube::runtime::events::{Event, EventType};
 
 use super::context::Context;
+use crate::cluster::within;
 use crate::resources::ChektWebhook;
 use crate::resources::conditions::{self, READY};
 use crate::resources::webhook::ChektWebhookStatus;
+
+/// How long one may take.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Publishes one Event about a webhook.
 pub async fn publish(
@@ -26,11 +32,8 @@ pub async fn publish(
         action: action.to_owned(),
         secondary: None,
     };
-    if let Err(error) = context
-        .recorder
-        .publish(&event, &webhook.object_ref(&()))
-        .await
-    {
+    let object = webhook.object_ref(&());
+    if let Err(error) = within(DEADLINE, context.recorder.publish(&event, &object)).await {
         tracing::warn!(reason, %error, "an Event about a transition could not be published");
     }
 }
