@@ -90,10 +90,19 @@ impl ControllerArgs {
                 "--public-url must have no user, query or fragment: write https://host or https://host/path"
             );
         }
+        // The same namespace twice would be two controllers over the same webhooks, which must never be.
+        let mut watch_namespaces: Vec<String> = self
+            .watch_namespaces
+            .iter()
+            .filter(|n| !n.is_empty())
+            .cloned()
+            .collect();
+        watch_namespaces.sort();
+        watch_namespaces.dedup();
         Ok(Settings {
             public_url: url,
             operator_namespace: self.operator_namespace.clone(),
-            watch_namespaces: self.watch_namespaces.clone(),
+            watch_namespaces,
             allow_insecure_partner: self.allow_insecure_partner,
         })
     }
@@ -103,16 +112,33 @@ impl ControllerArgs {
 mod tests {
     use super::*;
 
-    fn settle(url: &str, allow: bool) -> Result<Settings, String> {
-        let args = ControllerArgs {
+    fn args(url: &str, allow: bool) -> ControllerArgs {
+        ControllerArgs {
             public_url: url.to_owned(),
             operator_namespace: "ops".to_owned(),
             watch_namespaces: vec![],
             ops_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             allow_insecure_partner: false,
             allow_insecure_public_url: allow,
+        }
+    }
+
+    fn settle(url: &str, allow: bool) -> Result<Settings, String> {
+        args(url, allow).settle().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_namespace_is_watched_once_and_an_empty_variable_means_all() {
+        let watched = |names: &[&str]| {
+            let watch_namespaces = names.iter().map(ToString::to_string).collect();
+            let args = ControllerArgs {
+                watch_namespaces,
+                ..args("https://a.example", false)
+            };
+            args.settle().unwrap().watch_namespaces
         };
-        args.settle().map_err(|e| e.to_string())
+        assert_eq!(watched(&["b", "a", "b"]), ["a", "b"]);
+        assert!(watched(&[""]).is_empty());
     }
 
     #[test]
