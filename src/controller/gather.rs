@@ -17,6 +17,7 @@ use crate::resources::keyring::{SigningSecret, WebhookIdentity};
 use crate::resources::reasons::Reason;
 use crate::resources::remote;
 use crate::resources::{ChektWebhook, FINALIZER, RECONCILE_REQUESTED_AT};
+use crate::webhook::identity::Claim;
 use crate::webhook::world::{AccountView, RosterView, WantedSecret, World};
 
 /// A world, and what performing a step on it needs.
@@ -202,13 +203,17 @@ fn view(connection: &Connection, recorded: Option<&str>, url: &str, now: Instant
 /// The older webhook of the same account that has the same url. Two derived urls are never the same.
 fn claimed_by(context: &Context, webhook: &ChektWebhook, url: &str) -> Option<String> {
     let given = webhook.spec.url.is_some();
-    let age = |w: &ChektWebhook| (w.creation_timestamp().map(|t| t.0), w.uid());
-    let mine = age(webhook);
+    let claim = |w: &ChektWebhook| Claim {
+        created: w.creation_timestamp().map(|t| t.0),
+        unmade: w.status.as_ref().is_none_or(|s| s.webhook_id.is_none()),
+        uid: w.uid(),
+    };
+    let mine = claim(webhook);
     let others = context.webhooks_of(&account_of(webhook));
     let older = others.iter().find(|other| {
         (given || other.spec.url.is_some())
             && other.uid() != webhook.uid()
-            && age(other) < mine
+            && claim(other) < mine
             && remote::same(&context.wanted_url(other), url)
     })?;
     Some(format!(

@@ -354,6 +354,33 @@ fn what_a_webhook_lacks_is_said_and_nothing_is_done() {
 }
 
 #[test]
+fn what_another_webhook_keeps_is_neither_put_on_record_nor_deleted() {
+    let claimed = with(fresh(), |w| {
+        w.claimed_by = Some("security/older".into());
+        w.roster.by_url = vec![remote("theirs")];
+    });
+    let status = report(&claimed, &plan(&claimed));
+    assert_eq!((status.webhook_id, status.state), (None, None));
+    let leaving = with(in_sync(), |w| {
+        w.claimed_by = Some("security/older".into());
+        w.deleting = true;
+    });
+    assert_eq!(plan(&leaving), Step::RemoveKeyring);
+    // If its own is gone, the one under that url is still the other's.
+    let gone = with(leaving.clone(), |w| {
+        w.roster.recorded = None;
+        w.roster.absent_for = SETTLE;
+    });
+    assert_eq!(plan(&gone), Step::RemoveKeyring);
+    // One of its own, under another url, is its own to delete.
+    let own = with(leaving, |w| {
+        w.roster.recorded.as_mut().unwrap().url = "https://alarms.example/old".into();
+        w.memory.attempt = Attempt::Open;
+    });
+    assert!(matches!(plan(&own), Step::Delete(id, _) if id == "w1"));
+}
+
+#[test]
 fn after_a_restart_nothing_is_said_before_the_account_was_looked_at() {
     for deleting in [false, true] {
         let world = with(in_sync(), |w| {

@@ -1,5 +1,6 @@
-//! Identity: which url is a webhook's.
+//! Identity: which url is a webhook's, and whose it is when several claim it.
 
+use k8s_openapi::jiff::Timestamp;
 use url::Url;
 
 /// The path prefix of the receiver.
@@ -14,6 +15,18 @@ pub fn derived(public: &Url, namespace: &str, name: &str) -> String {
     format!("{base}/{RECEIVER_PATH}/{namespace}/{name}")
 }
 
+/// A claim to a url. Of several, the smallest keeps it: the older resource, and of two made in the same second (which
+/// is all that Kubernetes tells) the one whose remote webhook is there already.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// When the resource was created.
+    pub created: Option<Timestamp>,
+    /// Whether it has no remote webhook on record yet.
+    pub unmade: bool,
+    /// Its uid: any order will do in the end, as long as all agree on it.
+    pub uid: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -26,5 +39,17 @@ mod tests {
         }
         let url = derived(&Url::parse("https://a.example/chekt/").unwrap(), "n", "w");
         assert_eq!(url, "https://a.example/chekt/webhooks/n/w");
+    }
+
+    #[test]
+    fn the_older_keeps_a_url_and_of_two_of_one_second_the_one_that_has_it() {
+        let claim = |second, unmade, uid: &str| Claim {
+            created: Some(Timestamp::from_second(second).unwrap()),
+            unmade,
+            uid: Some(uid.to_owned()),
+        };
+        assert!(claim(1, true, "z") < claim(2, false, "a"));
+        assert!(claim(1, false, "z") < claim(1, true, "a"));
+        assert!(claim(1, true, "a") < claim(1, true, "z"));
     }
 }

@@ -38,6 +38,9 @@ pub const TEST_PATIENCE: Duration = Duration::from_secs(60);
 /// see a change within some ten milliseconds; a delivery that came before would be refused.
 pub const SPREAD: Duration = Duration::from_secs(1);
 
+/// How often a webhook whose url is claimed looks whether the other one has gone: nothing else would tell it.
+pub const CLAIM: Duration = Duration::from_secs(15);
+
 /// How many PATCHes without effect are enough to stop.
 pub const PATIENCE: u32 = 2;
 
@@ -57,7 +60,7 @@ pub fn plan(world: &World) -> Step {
         let message = format!(
             "ChektWebhook {older} is older and has the same url: give this one another url, or delete one of the two"
         );
-        return rest(Because::Stalled(Reason::UrlClaimed, message), None);
+        return rest(Because::Stalled(Reason::UrlClaimed, message), Some(CLAIM));
     }
     if let Some(wait) = without_account(world) {
         return wait;

@@ -8,6 +8,7 @@ use super::plan::{absence, ambiguous, hindrance, look, numbered, rest, without_a
 use super::step::{Because, Step};
 use super::world::{AccountView, World};
 use crate::resources::reasons::Reason;
+use crate::resources::remote::same;
 use crate::resources::webhook::DeletionPolicy;
 
 /// What to do next.
@@ -45,8 +46,24 @@ pub fn plan(world: &World) -> Step {
     {
         return step;
     }
-    let by_url = &world.roster.by_url;
-    let target = match (&world.roster.recorded, by_url.as_slice()) {
+    if world.claimed_by.is_some()
+        && world
+            .roster
+            .recorded
+            .as_ref()
+            .is_some_and(|r| same(&r.url, &world.url))
+    {
+        return leave(
+            world,
+            "another webhook keeps the remote webhook with this url",
+        );
+    }
+    let by_url = if world.claimed_by.is_some() {
+        &[]
+    } else {
+        world.roster.by_url.as_slice()
+    };
+    let target = match (&world.roster.recorded, by_url) {
         (Some(recorded), _) => Some(recorded),
         // Under a given url another one may be somebody else's; ours, if it ever was, is the one on record.
         (None, _) if !world.derived && world.recorded_id.is_some() => None,

@@ -172,13 +172,16 @@ pub enum Test {
 }
 
 impl World {
-    /// The remote webhook that is this webhook's: the one on record, else the oldest with its url.
+    /// The remote webhook that is this webhook's: the one on record, else the oldest with its url. One that is there
+    /// under a url which another webhook keeps is the other one's, and must never be put on record here.
     #[must_use]
     pub fn target(&self) -> Option<&RemoteWebhook> {
-        self.roster
-            .recorded
-            .as_ref()
-            .or_else(|| self.roster.by_url.first())
+        let by_url = self
+            .roster
+            .by_url
+            .first()
+            .filter(|_| self.claimed_by.is_none());
+        self.roster.recorded.as_ref().or(by_url)
     }
 
     /// Whether the number in the keyring may be sent as it is: no answer has come to it.

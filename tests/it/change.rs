@@ -340,5 +340,14 @@ async fn two_webhooks_with_one_url_the_older_keeps_it() -> anyhow::Result<()> {
     assert_eq!(stalled.reason, "UrlClaimed");
     assert!(stalled.message.contains("alarms"), "{}", stalled.message);
     assert_eq!(stage.chekt.all_webhooks().await?.len(), 1);
+    // Once the older one has gone, with its remote webhook, the younger has its turn.
+    stage.users.kubectl(&["delete", "cwh/alarms"]).await?.ok()?;
+    stage
+        .users
+        .webhook_condition("younger", READY, "True", Duration::from_secs(60))
+        .await?;
+    let remote = stage.chekt.webhooks().await?;
+    assert_eq!(remote.len(), 1);
+    assert_eq!(remote[0].secret, "a-secret-of-their-own");
     Ok(())
 }
