@@ -168,6 +168,8 @@ pub async fn run(
     }
     tasks.spawn(ring(context, woken, bells, end.clone()));
     tokio::select! {
+        // The end first: when it comes, tasks end because of it.
+        biased;
         () = end.cancelled() => {}
         ended = tasks.join_next() => anyhow::bail!("a controller has ended by itself: {ended:?}"),
     }
