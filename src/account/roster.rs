@@ -5,13 +5,9 @@
 //! later, our own definite writes are believed over a list for one settle time.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::resources::remote::{RemoteWebhook, canonical};
-
-/// How long CHeKT may take to show a write in its list, and how long a request whose sender died may take to
-/// land. Nothing is documented; the guess errs on the side of waiting.
-pub const SETTLE: Duration = Duration::from_secs(5);
+use crate::resources::remote::{RemoteWebhook, SETTLE, canonical};
 
 /// What one list told.
 #[derive(Clone, Debug)]
@@ -174,6 +170,8 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn webhook(id: &str, url: &str) -> RemoteWebhook {

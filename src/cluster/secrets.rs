@@ -69,10 +69,7 @@ pub async fn value(secrets: &Api<Secret>, name: &str, key: &str) -> Result<Vec<u
 }
 
 /// One value of a Secret that was read.
-///
-/// # Errors
-/// [`ValueError::NoKey`] and [`ValueError::Empty`].
-pub fn pick(found: &Secret, name: &str, key: &str) -> Result<Vec<u8>, ValueError> {
+fn pick(found: &Secret, name: &str, key: &str) -> Result<Vec<u8>, ValueError> {
     let (secret, key) = (name.to_owned(), key.to_owned());
     let data = found.data.clone().unwrap_or_default();
     match data.get(&key) {

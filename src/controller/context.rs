@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::events::Recorder;
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::sync::mpsc::UnboundedSender;
@@ -138,10 +138,10 @@ impl Context {
     /// Whether an account exists, as far as the stores know.
     #[must_use]
     pub fn account_exists(&self, key: &AccountKey) -> bool {
-        let is = |a: &ChektAccount| {
-            a.name_any() == key.name && a.namespace().as_deref() == Some(&key.namespace)
-        };
-        self.accounts.iter().any(|store| store.find(is).is_some())
+        let object = ObjectRef::new(&key.name).within(&key.namespace);
+        self.accounts
+            .iter()
+            .any(|store| store.get(&object).is_some())
     }
 
     /// The webhooks of an account, as far as the stores know.

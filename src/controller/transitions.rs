@@ -9,6 +9,7 @@ use kube::runtime::events::{Event, EventType};
 
 use super::context::Context;
 use crate::cluster::within;
+use crate::delivery::note::{LONGEST, bounded};
 use crate::resources::ChektWebhook;
 use crate::resources::conditions::{self, READY};
 use crate::resources::webhook::ChektWebhookStatus;
@@ -28,7 +29,7 @@ pub async fn publish(
     let event = Event {
         type_: kind,
         reason: reason.to_owned(),
-        note: Some(cut(note)),
+        note: Some(bounded(&note, LONGEST).to_owned()),
         action: action.to_owned(),
         secondary: None,
     };
@@ -64,14 +65,4 @@ pub async fn ready(context: &Context, webhook: &ChektWebhook, new: &ChektWebhook
         now.message.clone(),
     )
     .await;
-}
-
-/// At most 1,024 bytes, which is all that an Event takes, on a character boundary.
-fn cut(mut note: String) -> String {
-    let mut end = note.len().min(1_024);
-    while !note.is_char_boundary(end) {
-        end -= 1;
-    }
-    note.truncate(end);
-    note
 }

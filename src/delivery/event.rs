@@ -91,7 +91,7 @@ pub fn build(received: &Received, instance: &str, now: Timestamp) -> Event {
             ..ObjectReference::default()
         }),
         reporting_controller: Some(REPORTING_CONTROLLER.to_owned()),
-        reporting_instance: Some(bounded(instance, LONGEST_INSTANCE).to_owned()),
+        reporting_instance: Some(note::bounded(instance, LONGEST_INSTANCE).to_owned()),
         type_: Some(type_.to_owned()),
         ..Event::default()
     }
@@ -113,7 +113,7 @@ struct Marks {
 
 impl Marks {
     fn annotate(&mut self, name: &str, text: &str) {
-        let text = bounded(text, LONGEST_ANNOTATION);
+        let text = note::bounded(text, LONGEST_ANNOTATION);
         self.annotations
             .insert(format!("chekt.com/{name}"), text.to_owned());
     }
@@ -140,14 +140,6 @@ impl Marks {
             }
         }
     }
-}
-
-fn bounded(text: &str, most: usize) -> &str {
-    let mut end = text.len().min(most);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 #[cfg(test)]

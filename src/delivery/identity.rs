@@ -10,6 +10,7 @@ use data_encoding::{BASE32_NOPAD, HEXLOWER};
 use sha2::{Digest, Sha256};
 
 use super::envelope::Envelope;
+use super::note::bounded;
 
 /// What two copies of one delivery share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,11 +74,7 @@ impl DeliveryKey {
         // 160 bits are 32 characters without padding; nobody can make two that collide.
         let tail = BASE32_NOPAD.encode(&digest[..20]).to_ascii_lowercase();
         let room = LONGEST_NAME - 1 - tail.len();
-        let mut cut = webhook_name.len().min(room);
-        while !webhook_name.is_char_boundary(cut) {
-            cut -= 1;
-        }
-        let head = webhook_name[..cut].trim_end_matches(['.', '-']);
+        let head = bounded(webhook_name, room).trim_end_matches(['.', '-']);
         format!("{head}.{tail}")
     }
 }

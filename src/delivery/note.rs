@@ -168,15 +168,21 @@ fn disturbs(c: char) -> bool {
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// The beginning of a text, at most so many bytes and whole characters.
+#[must_use]
+pub fn bounded(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 fn cut(mut note: String) -> String {
     if note.len() <= LONGEST {
         return note;
     }
-    let mut end = LONGEST - ELLIPSIS.len();
-    while !note.is_char_boundary(end) {
-        end -= 1;
-    }
-    note.truncate(end);
+    note.truncate(bounded(&note, LONGEST - ELLIPSIS.len()).len());
     note.push_str(ELLIPSIS);
     note
 }

@@ -1,6 +1,12 @@
 //! The remote webhook: the object at CHeKT, as far as CHeKT tells, and when two spellings of its url are one.
 
+use std::time::Duration;
+
 use url::Url;
+
+/// How long CHeKT may take to show a write in its list, and how long a request whose sender died may take to land.
+/// Nothing is documented; the guess errs on the side of waiting.
+pub const SETTLE: Duration = Duration::from_secs(5);
 
 /// One webhook as CHeKT shows it. The secret is never among what it shows.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::health::{Act, Attempted};
-use super::plan::{ASK_AGAIN, FRESH, SETTLE, plan};
+use super::plan::{ASK_AGAIN, FRESH, plan};
 use super::report::report;
 use super::rotation::{self, Entropy};
 use super::step::{Because, KeyringChange, Rest, Step};
@@ -16,7 +16,7 @@ use super::world::{
 use crate::resources::conditions;
 use crate::resources::keyring::{Key, Keyring, SigningSecret, TestRequest, WebhookIdentity};
 use crate::resources::reasons::Reason;
-use crate::resources::remote::RemoteWebhook;
+use crate::resources::remote::{RemoteWebhook, SETTLE};
 use crate::resources::webhook::{
     ChektWebhookSpec, ChektWebhookStatus, DeletionPolicy, Deliveries, RecoveryPolicy, TestPolicy,
 };

@@ -17,12 +17,8 @@ use super::world::{AccountView, Attempt, Test, WantedSecret, World};
 use super::{drift, health, removal, rotation};
 use crate::resources::keyring::Keyring;
 use crate::resources::reasons::Reason;
-use crate::resources::remote::RemoteWebhook;
+use crate::resources::remote::{RemoteWebhook, SETTLE};
 use crate::resources::webhook::TestPolicy;
-
-/// How long CHeKT may take to show a write, and how long a request of a dead process may take to land. The same
-/// guess as the roster's.
-pub const SETTLE: Duration = Duration::from_secs(5);
 
 /// The oldest list that a POST may rest on: long enough that many creations share one list, short enough that
 /// little can have happened since.
