@@ -25,7 +25,7 @@ control-plane: ## Builds etcd, kube-apiserver, kube-controller-manager and kubec
 test: control-plane ## Runs every test, against a real API server
 	$(CARGO) test --locked
 
-generate: ## Writes the files that are made from the code: crds/ and docs/reference.md
+generate: ## Writes the files that are made from the code: crds/ and the references in docs/
 	UPDATE=1 $(CARGO) test --locked --test it -- generated:: reference::
 
 lint: ## Format, clippy and, where cargo-deny is installed, the dependency policy

@@ -1,11 +1,36 @@
-//! Metrics of the controller.
+//! What the controller counts.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
 
-/// The kind of a step.
+use crate::ops::metrics::{Label, Table};
+
+/// What every name begins with.
+pub const PREFIX: &str = "chekt_controller";
+
+const STEP: Label = Label {
+    name: "step",
+    values: &[
+        ("create", "POST of a remote webhook"),
+        ("patch", "PATCH of a remote webhook"),
+        ("delete", "DELETE of a remote webhook"),
+        ("test", "POST that asks for a test delivery"),
+    ],
+};
+
+const OUTCOME: Label = Label {
+    name: "outcome",
+    values: &[
+        ("ok", "CHeKT said yes"),
+        (
+            "error",
+            "CHeKT said no, or nothing that could be understood",
+        ),
+    ],
+};
+
+/// A request to CHeKT that changes something.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct StepLabels {
     /// Such as `create` or `patch`.
@@ -17,7 +42,7 @@ pub struct StepLabels {
 /// Metrics of the controller. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    /// Steps performed.
+    /// Requests to CHeKT that change something.
     pub steps: Family<StepLabels, Counter>,
     /// Passes over a webhook.
     pub passes: Counter,
@@ -28,27 +53,27 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics and the registry that shows them.
-    #[must_use]
-    pub fn new() -> (Self, Registry) {
+    /// Makes them and enters them into a table.
+    pub fn register(table: &mut Table) -> Self {
         let metrics = Metrics::default();
-        let mut registry = Registry::with_prefix("chekt_controller");
-        registry.register(
+        let steps = STEP.values.iter().flat_map(|(step, _)| {
+            let outcomes = OUTCOME.values.iter();
+            outcomes.map(move |(outcome, _)| StepLabels { step, outcome })
+        });
+        table.add_family(
             "steps",
-            "Steps performed, by kind and outcome",
-            metrics.steps.clone(),
+            "Requests to CHeKT that change something, by what became of them",
+            &[STEP, OUTCOME],
+            steps,
+            &metrics.steps,
         );
-        registry.register("passes", "Passes over a webhook", metrics.passes.clone());
-        registry.register(
-            "lists",
-            "Lists of remote webhooks made",
-            metrics.lists.clone(),
-        );
-        registry.register(
+        table.add("passes", "Passes over a webhook", &metrics.passes);
+        table.add("lists", "Lists of remote webhooks made", &metrics.lists);
+        table.add(
             "errors",
             "Passes that Kubernetes kept from being finished",
-            metrics.errors.clone(),
+            &metrics.errors,
         );
-        (metrics, registry)
+        metrics
     }
 }

@@ -32,6 +32,7 @@ pub use args::ControllerArgs;
 
 use crate::cluster::{self, ClusterError, within};
 use crate::ops::health::{Gate, Readiness};
+use crate::ops::metrics::Table;
 use crate::ops::server;
 use crate::resources::{ChektAccount, ChektWebhook};
 
@@ -55,9 +56,15 @@ pub async fn run(args: ControllerArgs, end: CancellationToken) -> anyhow::Result
         "the custom resource definitions were not looked for yet",
     );
     let stores = readiness.gate("stores", "the resources were not listed yet");
-    let (metrics, registry) = metrics::Metrics::new();
+    let mut table = Table::new(metrics::PREFIX);
+    let metrics = metrics::Metrics::register(&mut table);
     tracing::info!(role = "controller", %ops, public_url = %settings.public_url, "listening");
-    let served = tokio::spawn(server::serve(listener, registry, readiness, end.clone()));
+    let served = tokio::spawn(server::serve(
+        listener,
+        table.into_registry(),
+        readiness,
+        end.clone(),
+    ));
 
     if wait_for_kinds(&client, &settings.watch_namespaces, &kinds, &end).await {
         triggers::run(client, settings, metrics, stores, end.clone()).await?;

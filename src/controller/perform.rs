@@ -116,6 +116,7 @@ pub async fn perform(
         }
         Step::Test(id) => {
             let outcome = connection()?.client.test(id, &key(world, "test")).await;
+            count(context, step, outcome.is_ok());
             memory.test = match &outcome {
                 Ok(()) => {
                     memory.answered();
@@ -318,6 +319,14 @@ async fn delete(
     Ok(())
 }
 
+fn count(context: &Context, step: &Step, is_ok: bool) {
+    let labels = StepLabels {
+        step: name(step),
+        outcome: if is_ok { "ok" } else { "error" },
+    };
+    context.metrics.steps.get_or_create(&labels).inc();
+}
+
 /// Takes in what became of a write.
 async fn settle(
     context: &Context,
@@ -328,11 +337,7 @@ async fn settle(
     memory: &mut Remembered,
     world: &World,
 ) {
-    let labels = StepLabels {
-        step: name(step),
-        outcome: if outcome.is_ok() { "ok" } else { "error" },
-    };
-    context.metrics.steps.get_or_create(&labels).inc();
+    count(context, step, outcome.is_ok());
     let Err(error) = outcome else { return };
     let now = Instant::now();
     let (namespace, webhook_name) = (&world.webhook.namespace, &world.webhook.name);

@@ -2,5 +2,6 @@
 
 pub mod health;
 pub mod logs;
+pub mod metrics;
 pub mod server;
 pub mod shutdown;

@@ -5,7 +5,73 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+
+use crate::ops::metrics::{Label, Table};
+
+/// What every name begins with.
+pub const PREFIX: &str = "chekt_receiver";
+
+/// Bounds in seconds for what a sender waits for.
+const FAST: [f64; 13] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0,
+];
+/// Bounds in seconds for what nobody waits for.
+const SLOW: [f64; 15] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
+];
+
+/// What becomes of a request.
+pub const DELIVERY: Label = Label {
+    name: "outcome",
+    values: &[
+        ("accepted", "200: it is on disk"),
+        ("duplicate", "200: a copy was on disk already"),
+        ("method", "405: not a POST"),
+        ("encoding", "415: it has a `Content-Encoding`"),
+        ("too_large", "413: the body is larger than 256 KiB"),
+        ("too_slow", "408: the body did not arrive in time"),
+        ("broken_body", "400: the body ended early"),
+        ("unknown_path", "401: no such webhook"),
+        ("signature_missing", "401: no signature header"),
+        ("signature_malformed", "401: the header holds no signature"),
+        ("signature_mismatch", "401: the signature fits no key"),
+        ("no_key", "503: the webhook's keyring has not come"),
+        ("not_ready", "503: the webhooks have not been read yet"),
+        ("journal_full", "503: as many deliveries wait as may"),
+        ("draining", "503: the receiver is ending"),
+        ("journal_failed", "503: the journal cannot be written"),
+    ],
+};
+
+const PLACE: Label = Label {
+    name: "place",
+    values: &[
+        ("current", "the key in force"),
+        ("next", "the key that is about to be in force"),
+        ("previous", "the key that was in force before"),
+    ],
+};
+
+const EVENT: Label = Label {
+    name: "outcome",
+    values: &[
+        ("created", "the Event was made"),
+        ("already_there", "it had been made before"),
+        ("buried", "it cannot be made: a dead letter"),
+        ("held", "no Event can be made in this namespace now"),
+        ("throttled", "the API server asked for a pause"),
+        ("failed", "the API server or the journal could not be asked"),
+    ],
+};
+
+const STATUS_WRITE: Label = Label {
+    name: "outcome",
+    values: &[
+        ("written", "it was"),
+        ("gone", "the webhook is gone"),
+        ("failed", "it is tried again"),
+    ],
+};
 
 /// A single label with one of a few values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,83 +115,84 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes them and enters them into a registry, under `chekt_receiver_`.
-    pub fn register(registry: &mut Registry) -> Self {
-        let fast = [
-            0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0,
-        ];
-        let slow = [
-            0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
-            1800.0,
-        ];
+    /// Makes them and enters them into a table.
+    pub fn register(table: &mut Table) -> Self {
         let metrics = Metrics {
             deliveries: Family::default(),
             verified: Family::default(),
-            durable_seconds: Histogram::new(fast),
+            durable_seconds: Histogram::new(FAST),
             connections: Gauge::default(),
             journal_pending: Gauge::default(),
             journal_bytes: Gauge::default(),
             journal_dead: Gauge::default(),
             journal_oldest_seconds: Gauge::default(),
             events: Family::default(),
-            publish_seconds: Histogram::new(slow),
+            publish_seconds: Histogram::new(SLOW),
             status_writes: Family::default(),
         };
-        let registry = registry.sub_registry_with_prefix("chekt_receiver");
-        registry.register(
+        let outcomes = |label: Label| label.values.iter().map(|(outcome, _)| Outcome { outcome });
+        table.add_family(
             "deliveries",
             "Requests by what became of them",
-            metrics.deliveries.clone(),
+            &[DELIVERY],
+            outcomes(DELIVERY),
+            &metrics.deliveries,
         );
-        registry.register(
+        table.add_family(
             "verified",
             "Verified deliveries by the key of the keyring that verified them",
-            metrics.verified.clone(),
+            &[PLACE],
+            PLACE.values.iter().map(|(place, _)| Place { place }),
+            &metrics.verified,
         );
-        registry.register(
+        table.add(
             "durable_seconds",
             "From the headers of a request to the answer of an acknowledged delivery",
-            metrics.durable_seconds.clone(),
+            &metrics.durable_seconds,
         );
-        registry.register(
+        table.add(
             "connections",
             "Connections that are open",
-            metrics.connections.clone(),
+            &metrics.connections,
         );
-        registry.register(
+        table.add(
             "journal_pending",
             "Deliveries that wait to be published",
-            metrics.journal_pending.clone(),
+            &metrics.journal_pending,
         );
-        registry.register(
+        table.add(
             "journal_bytes",
             "Bytes of the deliveries that wait to be published",
-            metrics.journal_bytes.clone(),
+            &metrics.journal_bytes,
         );
-        registry.register(
+        table.add(
             "journal_dead_letters",
             "Deliveries that cannot be published as they are",
-            metrics.journal_dead.clone(),
+            &metrics.journal_dead,
         );
-        registry.register(
+        table.add(
             "journal_oldest_seconds",
-            "Age of the oldest delivery that waits to be published",
-            metrics.journal_oldest_seconds.clone(),
+            "Age of the oldest delivery that waits to be published; 0 when none does",
+            &metrics.journal_oldest_seconds,
         );
-        registry.register(
+        table.add_family(
             "events",
             "Attempts to publish by what became of them",
-            metrics.events.clone(),
+            &[EVENT],
+            outcomes(EVENT),
+            &metrics.events,
         );
-        registry.register(
+        table.add(
             "publish_seconds",
             "From the arrival of a delivery to its Event",
-            metrics.publish_seconds.clone(),
+            &metrics.publish_seconds,
         );
-        registry.register(
+        table.add_family(
             "status_writes",
             "Attempts to write status.deliveries by what became of them",
-            metrics.status_writes.clone(),
+            &[STATUS_WRITE],
+            outcomes(STATUS_WRITE),
+            &metrics.status_writes,
         );
         metrics
     }

@@ -22,7 +22,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +32,7 @@ use crate::delivery::profile;
 use crate::journal::{self, Journal};
 use crate::ops;
 use crate::ops::health::Readiness;
+use crate::ops::metrics::Table;
 use ingest::Ingest;
 use keyring::Index;
 use metrics::Metrics;
@@ -161,8 +161,8 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
     let public = listen(args.listen).await?;
     let ops = listen(args.ops_address).await?;
 
-    let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
+    let mut table = Table::new(metrics::PREFIX);
+    let metrics = Metrics::register(&mut table);
     let readiness = Readiness::new();
     let keyrings_read = readiness.gate("keyrings", "webhooks and keyrings are being read");
     let serving = readiness.gate("receiver", "starting");
@@ -199,7 +199,7 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
     let (ops_end, work_end) = (CancellationToken::new(), CancellationToken::new());
     tracing::info!(role = "receiver", public = %public.local_addr()?, ops = %ops.local_addr()?, "listening");
     background.spawn({
-        let serve = ops::server::serve(ops, registry, readiness, ops_end.clone());
+        let serve = ops::server::serve(ops, table.into_registry(), readiness, ops_end.clone());
         async move {
             if let Err(error) = serve.await {
                 tracing::error!(%error, "the operations server has ended");

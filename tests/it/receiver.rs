@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use chekt_operator::delivery::profile;
 use chekt_operator::delivery::received::Known;
 use chekt_operator::journal::{Feed, Journal, Limits as JournalLimits};
+use chekt_operator::ops::metrics::Table;
 use chekt_operator::receiver::ingest::Ingest;
 use chekt_operator::receiver::keyring::{Index, Webhook};
-use chekt_operator::receiver::metrics::Metrics;
+use chekt_operator::receiver::metrics::{self, Metrics};
 use chekt_operator::receiver::server::{self, Limits};
 use chekt_operator::receiver::status::Reports;
 use chekt_operator::resources::keyring::{Key, Keyring, SigningSecret, WebhookIdentity};
@@ -93,13 +94,13 @@ impl Receiver {
             .unwrap();
         index.keyrings_complete();
         let (index, indexed) = watch::channel(index);
-        let mut registry = Registry::default();
+        let mut table = Table::new(metrics::PREFIX);
         let ingest = Ingest {
             profile: profile::PARTNER,
             index: indexed,
             journal: journal.clone(),
             reports: Reports::default(),
-            metrics: Metrics::register(&mut registry),
+            metrics: Metrics::register(&mut table),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -115,7 +116,7 @@ impl Receiver {
             index,
             journal,
             feed,
-            registry,
+            registry: table.into_registry(),
             end,
             served,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
@@ -138,9 +139,9 @@ impl Receiver {
     fn counted(&self, outcome: &str) -> bool {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
-        text.contains(&format!(
-            "chekt_receiver_deliveries_total{{outcome=\"{outcome}\"}}"
-        ))
+        let series = format!("chekt_receiver_deliveries_total{{outcome=\"{outcome}\"}} ");
+        let count = text.lines().find_map(|line| line.strip_prefix(&series));
+        count.is_some_and(|count| count != "0")
     }
 
     /// Sends bytes as they are and reads until the server has nothing more to say.

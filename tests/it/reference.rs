@@ -8,11 +8,13 @@ use std::path::Path;
 
 use chekt_operator::cli::Cli;
 use chekt_operator::delivery::catalogue::Kind;
+use chekt_operator::ops::metrics::Table;
 use chekt_operator::resources::conditions::{
     ACTIVE, READY, RECONCILING, STALLED, SUSPENDED, SYNCED, VERIFIED,
 };
 use chekt_operator::resources::reasons::Reason;
 use chekt_operator::resources::{self, ChektAccount, ChektWebhook, keyring};
+use chekt_operator::{controller, receiver};
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use kube::CustomResourceExt;
 use serde_json::Value;
@@ -25,6 +27,11 @@ fn the_reference_of_both_kinds_is_what_the_types_say() {
 #[test]
 fn the_reference_of_the_flags_is_what_the_command_line_says() {
     is_what_the_file_holds("docs/flags.md", &flags());
+}
+
+#[test]
+fn the_reference_of_the_metrics_is_what_the_processes_register() {
+    is_what_the_file_holds("docs/metrics.md", &metrics());
 }
 
 #[test]
@@ -464,6 +471,55 @@ fn flag_table(out: &mut String, command: &Command) {
             cell(&help),
         ));
     }
+}
+
+fn metrics() -> String {
+    let mut out = String::from("# Reference of the metrics\n\n");
+    out.push_str(GENERATED);
+    out.push_str(
+        "\nBoth processes serve `/metrics` on their `--ops-address`, in the OpenMetrics text format. Every series is there from the \
+         start, at zero; labels have the values named here and no others. A histogram `x` is `x_bucket`, `x_sum` and `x_count`. \
+         Names that end in `_seconds` or `_bytes` have that unit.\n",
+    );
+    for (process, metrics) in [
+        (
+            "receiver",
+            table_of(receiver::metrics::PREFIX, |table| {
+                drop(receiver::metrics::Metrics::register(table));
+            }),
+        ),
+        (
+            "controller",
+            table_of(controller::metrics::PREFIX, |table| {
+                drop(controller::metrics::Metrics::register(table));
+            }),
+        ),
+    ] {
+        out.push_str(&format!(
+            "\n## chekt-operator {process}\n\n| metric | kind | meaning |\n| --- | --- | --- |\n"
+        ));
+        for row in metrics.rows() {
+            let mut meaning = format!("{}.", row.help);
+            for label in &row.labels {
+                for (value, says) in label.values {
+                    meaning.push_str(&format!("<br>`{}=\"{value}\"`: {says}.", label.name));
+                }
+            }
+            out.push_str(&format!(
+                "| `{}` | {} | {} |\n",
+                row.name,
+                row.kind,
+                cell(&meaning)
+            ));
+        }
+    }
+    out
+}
+
+fn table_of(prefix: &'static str, register: impl FnOnce(&mut Table)) -> Table {
+    let mut table = Table::new(prefix);
+    register(&mut table);
+    table
 }
 
 fn text(value: &Value) -> &str {
