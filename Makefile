@@ -6,7 +6,7 @@ CARGO ?= cargo
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test generate lint ci control-plane
+.PHONY: help demo test generate fuzz lint ci control-plane
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -28,9 +28,24 @@ test: control-plane ## Runs every test, against a real API server
 generate: ## Writes the files that are made from the code: crds/ and the references in docs/
 	UPDATE=1 $(CARGO) test --locked --test it -- generated:: reference::
 
+# Without a sanitizer, which would need a nightly compiler: what is fuzzed has no unsafe code, and a broken promise is a
+# failed assertion.
+SECONDS_EACH ?= 60
+CARGO_FUZZ = 0.13.2
+FUZZ_TOOL = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chekt-operator/tools/cargo-fuzz-$(CARGO_FUZZ)
+fuzz: ## Fuzzes what strangers and broken disks can hand us; SECONDS_EACH=60 a target
+	@test -x "$(FUZZ_TOOL)/bin/cargo-fuzz" || $(CARGO) install --locked --root "$(FUZZ_TOOL)" "cargo-fuzz@$(CARGO_FUZZ)"
+	@for target in $$("$(FUZZ_TOOL)/bin/cargo-fuzz" list --fuzz-dir fuzz); do \
+		seeds="fuzz/seeds/$$target"; corpus="fuzz/corpus/$$target"; mkdir -p "$$corpus"; test -d "$$seeds" || seeds=; \
+		"$(FUZZ_TOOL)/bin/cargo-fuzz" run --sanitizer none --fuzz-dir fuzz "$$target" "$$corpus" $$seeds -- \
+			-max_total_time=$(SECONDS_EACH) -dict=fuzz/envelope.dict -print_final_stats=1 || exit 1; \
+	done
+
 lint: ## Format, clippy and, where cargo-deny is installed, the dependency policy
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --target-dir target -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 		$(CARGO) fetch --locked && $(CARGO) deny --offline check bans licenses sources; \
 	else \
