@@ -144,7 +144,7 @@ impl Marks {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Class, DeliveryKey};
+    use super::super::{Class, DeliveryKey, KeyPlace};
     use super::*;
     use crate::resources::keyring::WebhookIdentity;
 
@@ -159,6 +159,7 @@ mod tests {
             },
             class: Class::Alarm,
             key_id: "k-1".into(),
+            place: KeyPlace::Current,
             received_at: Timestamp::from_second(1_700_000_000).unwrap(),
             labels: BTreeMap::from([
                 ("team".into(), "blue".into()),

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::catalogue::Class;
 use super::envelope::{self, Envelope, Unreadable};
 use super::identity::DeliveryKey;
-use super::signature::{Delivery, Verified};
+use super::signature::{Delivery, KeyPlace, Verified};
 use crate::resources::keyring::WebhookIdentity;
 
 /// A verified delivery and what was known of its webhook when it arrived.
@@ -25,6 +25,8 @@ pub struct Received {
     pub class: Class,
     /// The id of the key that verified it.
     pub key_id: String,
+    /// Which key of the keyring that was.
+    pub place: KeyPlace,
     /// When it arrived.
     pub received_at: Timestamp,
     /// The labels of the `ChektWebhook` then.
@@ -52,20 +54,16 @@ impl Received {
         now: Timestamp,
     ) -> (Self, Result<Envelope, Unreadable>) {
         let content = delivery.envelope();
+        let place = delivery.place();
         let (webhook, body, key_id) = delivery.into_parts();
-        let (class, occurrence) = match &content {
-            Ok(envelope) => (
-                Class::of(&envelope.event),
-                DeliveryKey::of_occurrence(&webhook.uid, envelope),
-            ),
-            Err(_) => (Class::Other, None),
-        };
+        let (class, occurrence) = placed(&webhook.uid, &content);
         let received = Received {
             key: DeliveryKey::of(&webhook.uid, &body),
             occurrence,
             webhook,
             class,
             key_id,
+            place,
             received_at: now,
             labels: known.labels.clone(),
             webhook_id: known.webhook_id.clone(),
@@ -80,5 +78,23 @@ impl Received {
     /// [`Unreadable`] when it is not an envelope.
     pub fn envelope(&self) -> Result<Envelope, Unreadable> {
         envelope::read(&self.body)
+    }
+
+    /// The same delivery as this program reads its body: whoever kept it may have read it differently.
+    #[must_use]
+    pub fn read_again(mut self) -> Self {
+        (self.class, self.occurrence) = placed(&self.webhook.uid, &self.envelope());
+        self
+    }
+}
+
+/// Class and occurrence of what a body was read as.
+fn placed(uid: &str, content: &Result<Envelope, Unreadable>) -> (Class, Option<DeliveryKey>) {
+    match content {
+        Ok(envelope) => (
+            Class::of(&envelope.event),
+            DeliveryKey::of_occurrence(uid, envelope),
+        ),
+        Err(_) => (Class::Other, None),
     }
 }

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Entry;
 use crate::delivery::pacing::Waiting;
-use crate::delivery::{Class, DeliveryKey, Received};
+use crate::delivery::{Class, DeliveryKey, KeyPlace, Received};
 use crate::resources::keyring::WebhookIdentity;
 
 /// Waits to be published.
@@ -17,21 +17,33 @@ pub const PENDING: i64 = 0;
 pub const PUBLISHED: i64 = 1;
 /// Cannot be published as it is.
 pub const DEAD: i64 = 2;
+/// A dead letter that somebody wants to be tried again. Another process may set it; the writer makes it pending.
+pub const REPLAY: i64 = 3;
 
-/// Inserts a pending row unless one with this key or occurrence is there, and returns its number if it is new.
+/// The size of a published row whose bytes are gone.
+pub const STRIPPED: i64 = -1;
+
+/// What [`received`] reads, in its order.
+const COLUMNS: &str = "key, occurrence, class, namespace, name, uid, key_id, received_at, webhook_id, labels, body, place";
+
+/// Inserts a pending row under a number, unless one with this key or occurrence is there. Returns whether it did.
+///
+/// The number is the caller's: SQLite would give out that of a forgotten row again, which a cursor has passed.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn insert(connection: &Connection, received: &Received) -> rusqlite::Result<Option<i64>> {
+pub fn insert(connection: &Connection, seq: i64, received: &Received) -> rusqlite::Result<bool> {
     // A map of strings can always be written as JSON, so the default is never used.
     let labels = serde_json::to_string(&received.labels).unwrap_or_default();
     let inserted = connection
         .prepare_cached(
-            "INSERT INTO records (key, occurrence, state, class, namespace, name, uid, key_id, received_at, \
-             webhook_id, labels, size, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+            "INSERT INTO records (seq, key, occurrence, state, class, namespace, name, uid, key_id, received_at, \
+             webhook_id, labels, size, body, place) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) \
              ON CONFLICT DO NOTHING",
         )?
         .execute(params![
+            seq,
             received.key.as_bytes(),
             received.occurrence.as_ref().map(DeliveryKey::as_bytes),
             PENDING,
@@ -43,10 +55,17 @@ pub fn insert(connection: &Connection, received: &Received) -> rusqlite::Result<
             received.received_at.as_microsecond(),
             received.webhook_id,
             labels,
-            i64::try_from(received.body.len()).unwrap_or(i64::MAX),
+            size(&received.body),
             received.body,
+            place_number(received.place),
         ])?;
-    Ok((inserted > 0).then(|| connection.last_insert_rowid()))
+    Ok(inserted > 0)
+}
+
+/// The size of a body as the journal counts it.
+#[must_use]
+pub fn size(body: &[u8]) -> i64 {
+    i64::try_from(body.len()).unwrap_or(i64::MAX)
 }
 
 /// Whether a copy is there, in whatever state.
@@ -62,7 +81,8 @@ pub fn is_known(connection: &Connection, received: &Received) -> rusqlite::Resul
         ])
 }
 
-/// Marks a pending row as published and drops its bytes. Returns its size if it was pending.
+/// Marks a pending row as published. Its bytes go, unless its number is beyond `cursor`: then another reader still
+/// wants them. Returns its size if it was pending.
 ///
 /// # Errors
 /// What SQLite says.
@@ -70,74 +90,112 @@ pub fn settle(
     connection: &Connection,
     key: &DeliveryKey,
     at: Timestamp,
+    cursor: i64,
 ) -> rusqlite::Result<Option<i64>> {
-    connection
-        .prepare_cached(
-            "UPDATE records SET state = ?3, settled_at = ?2, labels = '{}', body = x'' \
-             WHERE key = ?1 AND state = ?4 RETURNING size",
-        )?
-        .query_row(
-            params![key.as_bytes(), at.as_microsecond(), PUBLISHED, PENDING],
-            |row| row.get(0),
-        )
-        .optional()
+    let found = connection
+        .prepare_cached("SELECT seq, size FROM records WHERE key = ?1 AND state = ?2")?
+        .query_row(params![key.as_bytes(), PENDING], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    let Some((seq, size)) = found else {
+        return Ok(None);
+    };
+    settle_row(connection, seq, at, seq <= cursor)?;
+    Ok(Some(size))
 }
 
-/// Makes a pending row a dead letter. Returns its size if it was pending.
+/// Marks the row with this number as published, with or without its bytes.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn bury(
+pub fn settle_row(
     connection: &Connection,
-    key: &DeliveryKey,
-    reason: &str,
+    seq: i64,
     at: Timestamp,
-) -> rusqlite::Result<Option<i64>> {
+    strip: bool,
+) -> rusqlite::Result<()> {
+    let sql = if strip {
+        "UPDATE records SET state = ?2, settled_at = ?3, size = -1, namespace = '', name = '', uid = '', key_id = '', \
+         webhook_id = NULL, labels = '{}', reason = NULL, told_at = NULL, body = x'' WHERE seq = ?1"
+    } else {
+        "UPDATE records SET state = ?2, settled_at = ?3, reason = NULL, told_at = NULL WHERE seq = ?1"
+    };
     connection
-        .prepare_cached(
-            "UPDATE records SET state = ?4, settled_at = ?2, reason = ?3 \
-             WHERE key = ?1 AND state = ?5 RETURNING size",
-        )?
-        .query_row(
-            params![key.as_bytes(), at.as_microsecond(), reason, DEAD, PENDING],
-            |row| row.get(0),
-        )
-        .optional()
+        .prepare_cached(sql)?
+        .execute(params![seq, PUBLISHED, at.as_microsecond()])?;
+    Ok(())
 }
 
-/// Forgets keys of deliveries that were published before a time. Returns how many.
+/// Takes the bytes of published rows whose number is in `(after, up_to]`.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn forget_published(connection: &Connection, before: Timestamp) -> rusqlite::Result<usize> {
+pub fn strip(connection: &Connection, after: i64, up_to: i64) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("DELETE FROM records WHERE state = ?1 AND settled_at < ?2")?
-        .execute(params![PUBLISHED, before.as_microsecond()])
+        .prepare_cached(
+            "UPDATE records SET size = -1, namespace = '', name = '', uid = '', key_id = '', webhook_id = NULL, \
+             labels = '{}', body = x'' WHERE seq > ?1 AND seq <= ?2 AND state = ?3 AND size >= 0",
+        )?
+        .execute(params![after, up_to, PUBLISHED])?;
+    Ok(())
 }
 
-/// Drops the oldest dead letters beyond a number. Returns how many.
+/// Forgets keys of deliveries that were published before a time, the oldest first and at most so many. With `taken`,
+/// only those whose bytes are gone. Returns how many.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn forget_dead(connection: &Connection, beyond: i64) -> rusqlite::Result<usize> {
+pub fn forget_published(
+    connection: &Connection,
+    before: Timestamp,
+    taken: bool,
+    most: i64,
+) -> rusqlite::Result<usize> {
     connection
         .prepare_cached(
-            "DELETE FROM records WHERE seq IN (SELECT seq FROM records WHERE state = ?1 \
-             ORDER BY settled_at DESC, seq DESC LIMIT -1 OFFSET ?2)",
+            "DELETE FROM records WHERE seq IN (SELECT seq FROM records WHERE state = ?1 AND settled_at < ?2 \
+             AND (size < 0 OR NOT ?3) ORDER BY settled_at LIMIT ?4)",
         )?
-        .execute(params![DEAD, beyond])
+        .execute(params![PUBLISHED, before.as_microsecond(), taken, most])
 }
 
-/// The number of rows in a state and the bytes of their bodies.
+/// Rows in a state and the bytes of their bodies.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn count(connection: &Connection, state: i64) -> rusqlite::Result<(i64, i64)> {
     connection.query_row(
-        "SELECT count(*), coalesce(sum(size), 0) FROM records WHERE state = ?1",
+        "SELECT count(*), coalesce(sum(max(size, 0)), 0) FROM records WHERE state = ?1",
         [state],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
+}
+
+/// Rows whose number is in `(after, up_to]` and whose bytes are there, and how many bytes that is.
+///
+/// # Errors
+/// What SQLite says.
+pub fn count_whole(
+    connection: &Connection,
+    after: i64,
+    up_to: i64,
+) -> rusqlite::Result<(i64, i64)> {
+    connection
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(size), 0) FROM records WHERE seq > ?1 AND seq <= ?2 AND size >= 0",
+        )?
+        .query_row([after, up_to], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// The highest number that is in use.
+///
+/// # Errors
+/// What SQLite says.
+pub fn highest(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT coalesce(max(seq), 0) FROM records", [], |row| {
+        row.get(0)
+    })
 }
 
 /// Everything pending, oldest first, without the bodies.
@@ -159,44 +217,85 @@ pub fn pending(connection: &Connection, mut each: impl FnMut(Entry)) -> rusqlite
             },
             key: DeliveryKey::from_bytes(row.get(4)?),
             received_at: time(row, 5)?,
+            durable_at: None,
         });
     }
     Ok(())
 }
 
-/// The pending delivery with this number.
+/// The delivery with this number, if it is in this state.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn load(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Received>> {
+pub fn load(connection: &Connection, seq: i64, state: i64) -> rusqlite::Result<Option<Received>> {
     connection
-        .prepare_cached(
-            "SELECT key, occurrence, class, namespace, name, uid, key_id, received_at, webhook_id, labels, body \
-             FROM records WHERE seq = ?1 AND state = ?2",
-        )?
-        .query_row(params![seq, PENDING], |row| {
-            Ok(Received {
-                key: DeliveryKey::from_bytes(row.get(0)?),
-                occurrence: row
-                    .get::<_, Option<[u8; 32]>>(1)?
-                    .map(DeliveryKey::from_bytes),
-                class: Class::from_rank(row.get(2)?),
-                webhook: WebhookIdentity {
-                    namespace: row.get(3)?,
-                    name: row.get(4)?,
-                    uid: row.get(5)?,
-                },
-                key_id: row.get(6)?,
-                received_at: time(row, 7)?,
-                webhook_id: row.get(8)?,
-                labels: labels(row, 9)?,
-                body: row.get(10)?,
-            })
-        })
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM records WHERE seq = ?1 AND state = ?2"
+        ))?
+        .query_row(params![seq, state], |row| received(row, 0))
         .optional()
 }
 
-fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
+/// Deliveries whose bytes are there, whatever their state, with numbers beyond `after`, the lowest first.
+///
+/// # Errors
+/// What SQLite says.
+pub fn whole_after(
+    connection: &Connection,
+    after: i64,
+    most: usize,
+) -> rusqlite::Result<Vec<(i64, Received)>> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT seq, {COLUMNS} FROM records WHERE seq > ?1 AND size >= 0 ORDER BY seq LIMIT ?2"
+    ))?;
+    let rows = statement.query_map([after, most], |row| Ok((row.get(0)?, received(row, 1)?)))?;
+    rows.collect()
+}
+
+fn received(row: &Row<'_>, first: usize) -> rusqlite::Result<Received> {
+    Ok(Received {
+        key: DeliveryKey::from_bytes(row.get(first)?),
+        occurrence: row
+            .get::<_, Option<[u8; 32]>>(first + 1)?
+            .map(DeliveryKey::from_bytes),
+        class: Class::from_rank(row.get(first + 2)?),
+        webhook: WebhookIdentity {
+            namespace: row.get(first + 3)?,
+            name: row.get(first + 4)?,
+            uid: row.get(first + 5)?,
+        },
+        key_id: row.get(first + 6)?,
+        received_at: time(row, first + 7)?,
+        webhook_id: row.get(first + 8)?,
+        labels: labels(row, first + 9)?,
+        body: row.get(first + 10)?,
+        place: place(row.get(first + 11)?),
+    })
+}
+
+fn place_number(place: KeyPlace) -> i64 {
+    match place {
+        KeyPlace::Current => 0,
+        KeyPlace::Next => 1,
+        KeyPlace::Previous => 2,
+    }
+}
+
+/// Rows of the first version do not know it and have the number of the key in force.
+fn place(number: i64) -> KeyPlace {
+    match number {
+        1 => KeyPlace::Next,
+        2 => KeyPlace::Previous,
+        _ => KeyPlace::Current,
+    }
+}
+
+/// A time in a row: microseconds since 1970.
+///
+/// # Errors
+/// When the number is no time.
+pub fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     Timestamp::from_microsecond(row.get(column)?).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error))
     })

@@ -1,21 +1,18 @@
-//! The file: where it is, who holds it, and which version of the schema is in it.
-
-use std::fs::{DirBuilder, File, TryLockError};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+//! Which tables are in the file, under which number, and how a file of an older number becomes one of ours.
+//!
+//! A file is looked at before anything in it is changed: another program's database and one of a later version are
+//! left as they are. Columns are only ever added at the end, so that one `CREATE TABLE` describes the rows of every
+//! version; [`super::rescue`] relies on it.
 
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The schema that this program writes, kept in SQLite's `user_version`.
-const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 /// SQLite's `application_id`: tells our file from another program's.
 const APPLICATION: i64 = 0x0c4e_4b74;
-/// Name of the database in the journal's directory.
-const FILE: &str = "journal.sqlite";
-/// Name of the file that the process holding the journal locks.
-const LOCK: &str = "journal.lock";
 
-const TABLES: &str = "
+/// The first version. A row of it is a row of every later version, with the defaults of the later columns.
+const V1: &str = "
 CREATE TABLE records (
     seq         INTEGER PRIMARY KEY,
     key         BLOB    NOT NULL UNIQUE,
@@ -37,143 +34,108 @@ CREATE TABLE records (
 CREATE INDEX settled ON records (state, settled_at) WHERE state <> 0;
 ";
 
-/// Why the journal cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The directory or a file in it cannot be used.
-    #[error(
-        "the journal's directory {dir} cannot be used: {source}; give --journal a directory that this user may write to"
-    )]
-    Directory {
-        /// The directory.
-        dir: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// Another process holds it.
-    #[error(
-        "the journal in {0} is held by another process; give each receiver a directory of its own"
-    )]
-    Held(PathBuf),
-    /// A later version of this program wrote it.
-    #[error(
-        "the journal in {dir} has schema {found} and this program knows schemas up to {VERSION}; use the newer program"
-    )]
-    Newer {
-        /// The directory.
-        dir: PathBuf,
-        /// What is in the file.
-        found: i64,
-    },
-    /// Another program wrote it.
-    #[error("{0} holds another program's database; give --journal a directory of its own")]
-    Foreign(PathBuf),
-    /// SQLite cannot read or write it.
-    #[error("the journal in {dir} cannot be opened: {source}")]
-    Database {
-        /// The directory.
-        dir: PathBuf,
-        /// Why not.
-        source: rusqlite::Error,
-    },
-    /// No thread can be had.
-    #[error("the journal's writer cannot be started: {0}")]
-    Thread(std::io::Error),
+/// What the second version adds: which key verified (`place`), who was told of a dead letter (`told_at`), and how far
+/// other readers have come. A published row without its bytes has the size -1.
+///
+/// In the first version each unreadable delivery was an Event of its own, so those dead letters count as told; their
+/// reasons all begin with `it`.
+const V2: &str = "
+ALTER TABLE records ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE records ADD COLUMN told_at INTEGER;
+CREATE INDEX untold ON records (uid, seq) WHERE state = 2 AND told_at IS NULL;
+CREATE INDEX told ON records (uid, told_at) WHERE state = 2 AND told_at IS NOT NULL;
+CREATE TABLE cursors (
+    name TEXT    PRIMARY KEY,
+    seq  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+UPDATE records SET told_at = settled_at WHERE state = 2 AND reason LIKE 'it %';
+UPDATE records SET size = -1 WHERE state = 1;
+";
+
+/// What is in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing at all.
+    Nothing,
+    /// A journal of this version.
+    Version(i64),
+    /// Another program's database.
+    Foreign,
 }
 
-/// An open journal: one connection that writes, one that reads, and the lock that says so.
-#[derive(Debug)]
-pub struct Files {
-    /// The only connection that writes.
-    pub writer: Connection,
-    /// Reads beside it.
-    pub reader: Connection,
-    /// Held for as long as the journal is open; the kernel lets go of it when the process dies.
-    pub lock: File,
-}
-
-/// Opens or makes the journal in `dir`.
+/// Looks what is in a file, and changes nothing.
 ///
 /// # Errors
-/// [`OpenError`].
-pub fn open(dir: &Path) -> Result<Files, OpenError> {
-    let directory = |source| OpenError::Directory {
-        dir: dir.to_owned(),
-        source,
+/// What SQLite says.
+pub fn look(connection: &Connection) -> rusqlite::Result<Found> {
+    let number = |name: &str| -> rusqlite::Result<i64> {
+        connection.pragma_query_value(None, name, |row| row.get(0))
     };
-    let database = |source| OpenError::Database {
-        dir: dir.to_owned(),
-        source,
-    };
-    // Deliveries tell where people live and what is alarmed: nobody else needs to read them.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(directory)?;
-    let lock = File::create(dir.join(LOCK)).map_err(directory)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(OpenError::Held(dir.to_owned())),
-        Err(TryLockError::Error(error)) => return Err(directory(error)),
+    let (version, application) = (number("user_version")?, number("application_id")?);
+    if application == APPLICATION {
+        return Ok(Found::Version(version));
     }
-    let mut writer = connection(&dir.join(FILE)).map_err(database)?;
-    prepare(&mut writer, dir)?;
-    let reader = connection(&dir.join(FILE)).map_err(database)?;
-    reader
-        .pragma_update(None, "query_only", true)
-        .map_err(database)?;
-    Ok(Files {
-        writer,
-        reader,
-        lock,
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let empty = application == 0 && version == 0 && tables == 0;
+    Ok(if empty {
+        Found::Nothing
+    } else {
+        Found::Foreign
     })
 }
 
-fn connection(file: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(file)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
-    connection
-        .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0))?;
-    // FULL: a commit is on the disk when it returns, not only with the operating system.
-    connection.pragma_update(None, "synchronous", "full")?;
-    connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
-    Ok(connection)
+/// Makes a file that [`look`] called empty, or a journal of an older version, one of this version: all of it or
+/// nothing.
+///
+/// # Errors
+/// What SQLite says.
+pub fn bring_up(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    for (version, change) in [(1, V1), (2, V2)] {
+        if found < version {
+            transaction.execute_batch(change)?;
+        }
+    }
+    if found < VERSION {
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
+    transaction.commit()
 }
 
-fn prepare(connection: &mut Connection, dir: &Path) -> Result<(), OpenError> {
-    let database = |source| OpenError::Database {
-        dir: dir.to_owned(),
-        source,
-    };
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(database)?;
-    let number = |name: &str| -> Result<i64, OpenError> {
-        transaction
-            .pragma_query_value(None, name, |row| row.get(0))
-            .map_err(database)
-    };
-    let found = number("user_version")?;
-    let application = number("application_id")?;
-    let tables: i64 = transaction
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(database)?;
-    if tables == 0 && found == 0 && application == 0 {
-        transaction.execute_batch(TABLES).map_err(database)?;
-        transaction
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A file as the first version of this program made it.
+    pub fn first_version(connection: &Connection) {
+        connection.execute_batch(V1).unwrap();
+        connection
             .pragma_update(None, "application_id", APPLICATION)
-            .map_err(database)?;
-        transaction
-            .pragma_update(None, "user_version", VERSION)
-            .map_err(database)?;
-    } else if application != APPLICATION {
-        return Err(OpenError::Foreign(dir.to_owned()));
-    } else if found > VERSION {
-        return Err(OpenError::Newer {
-            dir: dir.to_owned(),
-            found,
-        });
+            .unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
     }
-    transaction.commit().map_err(database)
+
+    #[test]
+    fn a_new_file_and_one_of_the_first_version_end_up_with_the_same_tables() {
+        let tables = |connection: &Connection| -> Vec<String> {
+            let sql = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid";
+            let mut statement = connection.prepare(sql).unwrap();
+            let rows = statement.query_map([], |row| row.get(0)).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        let mut new = Connection::open_in_memory().unwrap();
+        assert_eq!(look(&new), Ok(Found::Nothing));
+        bring_up(&mut new).unwrap();
+        let mut old = Connection::open_in_memory().unwrap();
+        first_version(&old);
+        assert_eq!(look(&old), Ok(Found::Version(1)));
+        bring_up(&mut old).unwrap();
+        assert_eq!(look(&old), Ok(Found::Version(VERSION)));
+        assert_eq!(tables(&new), tables(&old));
+        bring_up(&mut old).unwrap();
+        assert_eq!(tables(&new), tables(&old));
+    }
 }

@@ -1,9 +1,11 @@
 //! The journal on a real disk: what is acknowledged is there, once, after whatever happens to the process.
 
+mod damage;
+
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::delivery::Class;
+use crate::delivery::{Class, KeyPlace};
 use crate::resources::keyring::WebhookIdentity;
 
 fn at(second: i64) -> Timestamp {
@@ -21,6 +23,7 @@ fn received(body: &str) -> Received {
         },
         class: Class::Alarm,
         key_id: "k-1".into(),
+        place: KeyPlace::Next,
         received_at: Timestamp::from_microsecond(1_700_000_000_123_456).unwrap(),
         labels: BTreeMap::from([("team".into(), "blue".into())]),
         webhook_id: Some("webhook_1".into()),
@@ -28,28 +31,53 @@ fn received(body: &str) -> Received {
     }
 }
 
-fn open(dir: &tempfile::TempDir) -> (Journal, Feed) {
-    Journal::open(&dir.path().join("journal"), Limits::default()).unwrap()
+async fn open(dir: &tempfile::TempDir) -> (Journal, Feed) {
+    open_with(dir, Options::default()).await
 }
 
-/// Opens once the thread of a journal that was dropped has let go of the lock.
-async fn open_again(dir: &tempfile::TempDir) -> (Journal, Feed) {
-    let path = dir.path().join("journal");
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        match Journal::open(&path, Limits::default()) {
-            Err(OpenError::Held(_)) if std::time::Instant::now() < deadline => {
-                tokio::task::yield_now().await;
-            }
-            other => return other.unwrap(),
-        }
-    }
+/// Starts a journal and waits until it is open.
+async fn open_with(dir: &tempfile::TempDir, options: Options) -> (Journal, Feed) {
+    let (journal, feed) = Journal::start(&dir.path().join("journal"), options).unwrap();
+    is_open(&journal).await;
+    (journal, feed)
+}
+
+async fn is_open(journal: &Journal) {
+    let mut state = journal.state();
+    let open = state.wait_for(|state| *state == State::Open);
+    let open = tokio::time::timeout(Duration::from_secs(20), open).await;
+    let seen = journal.state().borrow().clone();
+    open.unwrap_or_else(|_| panic!("not open but {seen:?}"))
+        .unwrap();
+}
+
+/// Why a journal is not open.
+async fn why_not(path: &Path) -> String {
+    let (journal, _feed) = Journal::start(path, Options::default()).unwrap();
+    let mut state = journal.state();
+    let waiting = state.wait_for(|state| matches!(state, State::Waiting(_)));
+    let waiting = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    let why = waiting.unwrap().unwrap().clone();
+    let State::Waiting(why) = why else {
+        unreachable!("it was waited for")
+    };
+    assert_eq!(
+        journal.append(received("early")).await,
+        Err(JournalError::Io(why.clone()))
+    );
+    assert_eq!(journal.load(1).await, Err(JournalError::Io(why.clone())));
+    journal.close().await;
+    assert_eq!(
+        journal.append(received("late")).await,
+        Err(JournalError::Closed)
+    );
+    why
 }
 
 #[tokio::test]
 async fn what_was_appended_is_there_after_the_journal_was_dropped() {
     let dir = tempfile::tempdir().unwrap();
-    let (journal, mut feed) = open(&dir);
+    let (journal, mut feed) = open(&dir).await;
     let mut first = received("one");
     first.occurrence = Some(DeliveryKey::of("u-1", b"occurrence"));
     assert_eq!(journal.append(first.clone()).await, Ok(Appended::New));
@@ -62,7 +90,7 @@ async fn what_was_appended_is_there_after_the_journal_was_dropped() {
     );
     drop((journal, feed));
 
-    let (journal, mut feed) = open_again(&dir).await;
+    let (journal, mut feed) = open(&dir).await;
     assert_eq!(journal.depth().pending, 2);
     assert_eq!(journal.depth().bytes, 6);
     let entry = feed.recv().await.unwrap();
@@ -75,7 +103,7 @@ async fn what_was_appended_is_there_after_the_journal_was_dropped() {
 #[tokio::test]
 async fn a_copy_is_known_in_every_state_and_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let (journal, _feed) = open(&dir);
+    let (journal, _feed) = open(&dir).await;
     for body in ["pending", "published", "dead"] {
         assert_eq!(journal.append(received(body)).await, Ok(Appended::New));
     }
@@ -91,6 +119,10 @@ async fn a_copy_is_known_in_every_state_and_after_a_restart() {
         pending: 1,
         bytes: 7,
         dead: 1,
+        dead_bytes: 4,
+        max_records: 100_000,
+        max_bytes: 256 * 1024 * 1024,
+        ..Depth::default()
     };
     assert_eq!(journal.depth(), depth);
     journal.close().await;
@@ -100,7 +132,7 @@ async fn a_copy_is_known_in_every_state_and_after_a_restart() {
     );
     drop(journal);
 
-    let (journal, mut feed) = open_again(&dir).await;
+    let (journal, mut feed) = open(&dir).await;
     assert_eq!(journal.depth(), depth);
     for body in ["pending", "published", "dead"] {
         assert_eq!(journal.append(received(body)).await, Ok(Appended::Known));
@@ -112,7 +144,7 @@ async fn a_copy_is_known_in_every_state_and_after_a_restart() {
 #[tokio::test]
 async fn a_copy_with_a_fresh_timestamp_is_known_by_its_occurrence() {
     let dir = tempfile::tempdir().unwrap();
-    let (journal, _feed) = open(&dir);
+    let (journal, _feed) = open(&dir).await;
     let occurrence = Some(DeliveryKey::of("u-1", b"alarm-1"));
     let stamped = |body| Received {
         occurrence,
@@ -126,7 +158,7 @@ async fn a_copy_with_a_fresh_timestamp_is_known_by_its_occurrence() {
 #[tokio::test]
 async fn a_key_is_remembered_for_half_an_hour_after_publishing_and_then_forgotten() {
     let dir = tempfile::tempdir().unwrap();
-    let (journal, _feed) = open(&dir);
+    let (journal, _feed) = open(&dir).await;
     journal.append(received("one")).await.unwrap();
     journal
         .settle(received("one").key, at(1_000))
@@ -145,8 +177,13 @@ async fn a_full_journal_refuses_what_is_new_and_still_knows_what_is_there() {
         max_records: 2,
         max_bytes: 10,
         max_dead: 1,
+        ..Limits::default()
     };
-    let (journal, _feed) = Journal::open(dir.path(), limits).unwrap();
+    let options = Options {
+        limits,
+        sink: false,
+    };
+    let (journal, _feed) = open_with(&dir, options).await;
     assert_eq!(journal.append(received("1234567")).await, Ok(Appended::New));
     assert_eq!(
         journal.append(received("bytes")).await,
@@ -165,8 +202,9 @@ async fn a_full_journal_refuses_what_is_new_and_still_knows_what_is_there() {
         let key = received(body).key;
         journal.bury(key, "x".into(), at(second)).await.unwrap();
     }
-    assert_eq!(journal.sweep(at(3)).await, Ok(1));
     assert_eq!(journal.depth().dead, 1);
+    assert_eq!(journal.sweep(at(3)).await, Ok(1));
+    assert_eq!(journal.sweep(at(3)).await, Ok(0));
     assert_eq!(journal.append(received("3")).await, Ok(Appended::Known));
     assert_eq!(journal.append(received("2")).await, Ok(Appended::New));
 }
@@ -174,7 +212,7 @@ async fn a_full_journal_refuses_what_is_new_and_still_knows_what_is_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_appends_at_once_are_all_there_and_each_is_fed_once() {
     let dir = tempfile::tempdir().unwrap();
-    let (journal, mut feed) = open(&dir);
+    let (journal, mut feed) = open(&dir).await;
     let mut tasks = tokio::task::JoinSet::new();
     for i in 0..400 {
         let journal = journal.clone();
@@ -197,7 +235,7 @@ async fn many_appends_at_once_are_all_there_and_each_is_fed_once() {
 #[tokio::test]
 async fn an_append_that_nobody_waits_for_is_fed_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
-    let (journal, mut feed) = open(&dir);
+    let (journal, mut feed) = open(&dir).await;
     {
         let append = journal.append(received("dropped"));
         tokio::pin!(append);
@@ -208,40 +246,304 @@ async fn an_append_that_nobody_waits_for_is_fed_all_the_same() {
     assert_eq!(entry.await.unwrap().unwrap().key, received("dropped").key);
 }
 
-#[test]
-fn a_journal_is_held_by_one_process_at_a_time() {
+#[tokio::test]
+async fn a_journal_is_held_by_one_process_at_a_time_and_the_next_one_waits_for_it() {
     let dir = tempfile::tempdir().unwrap();
-    let _first = open(&dir);
-    let error = Journal::open(&dir.path().join("journal"), Limits::default()).unwrap_err();
-    assert!(matches!(error, OpenError::Held(_)), "{error}");
+    let (first, _feed) = open(&dir).await;
+    assert_eq!(first.append(received("one")).await, Ok(Appended::New));
+    let path = dir.path().join("journal");
+    let (second, mut feed) = Journal::start(&path, Options::default()).unwrap();
+    let mut state = second.state();
+    let held = state.wait_for(
+        |state| matches!(state, State::Waiting(why) if why.contains("held by another process")),
+    );
+    drop(held.await.unwrap());
+    first.close().await;
+    is_open(&second).await;
+    assert_eq!(second.append(received("one")).await, Ok(Appended::Known));
+    assert_eq!(feed.recv().await.unwrap().key, received("one").key);
 }
 
-#[test]
-fn what_cannot_be_opened_says_why() {
+#[tokio::test]
+async fn what_is_not_ours_is_left_as_it_is_and_waited_for() {
     let dir = tempfile::tempdir().unwrap();
-    let error = |path: &Path| {
-        Journal::open(path, Limits::default())
-            .unwrap_err()
-            .to_string()
-    };
-    let garbage = dir.path().join("garbage");
-    std::fs::create_dir(&garbage).unwrap();
-    std::fs::write(garbage.join("journal.sqlite"), "not a database".repeat(500)).unwrap();
-    assert!(error(&garbage).contains("cannot be opened"));
-
     let newer = dir.path().join("newer");
-    drop(schema::open(&newer).unwrap());
+    std::fs::create_dir(&newer).unwrap();
+    drop(files::open(&newer, None, at(1)).unwrap());
     let connection = Connection::open(newer.join("journal.sqlite")).unwrap();
     connection.pragma_update(None, "user_version", 99).unwrap();
-    assert!(error(&newer).contains("has schema 99"));
+    drop(connection);
+    assert!(why_not(&newer).await.contains("has schema 99"));
 
     let foreign = dir.path().join("foreign");
     std::fs::create_dir(&foreign).unwrap();
     let connection = Connection::open(foreign.join("journal.sqlite")).unwrap();
     connection.execute_batch("CREATE TABLE t (x)").unwrap();
-    assert!(error(&foreign).contains("another program's database"));
+    drop(connection);
+    let before = std::fs::read(foreign.join("journal.sqlite")).unwrap();
+    assert!(
+        why_not(&foreign)
+            .await
+            .contains("another program's database")
+    );
+    let after = std::fs::read(foreign.join("journal.sqlite")).unwrap();
+    assert_eq!(before, after);
 
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    assert!(error(&file).contains("cannot be used"));
+    assert!(why_not(&file).await.contains("cannot be used"));
+}
+
+#[tokio::test]
+async fn a_directory_that_can_be_used_in_the_end_is_used_in_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    std::fs::write(&path, "in the way").unwrap();
+    let (journal, _feed) = Journal::start(&path, Options::default()).unwrap();
+    let mut state = journal.state();
+    let waiting = state.wait_for(|state| matches!(state, State::Waiting(_)));
+    drop(waiting.await.unwrap());
+    std::fs::remove_file(&path).unwrap();
+    is_open(&journal).await;
+    assert_eq!(journal.append(received("one")).await, Ok(Appended::New));
+}
+
+/// Buries deliveries of which each second belongs to another webhook.
+async fn with_dead_letters(journal: &Journal, bodies: &[&str]) {
+    for (i, body) in bodies.iter().enumerate() {
+        let mut delivery = received(body);
+        if i % 2 == 1 {
+            delivery.webhook.uid = "u-2".into();
+            delivery.webhook.name = "others".into();
+        }
+        let key = delivery.key;
+        assert_eq!(journal.append(delivery).await, Ok(Appended::New));
+        let second = i64::try_from(i).unwrap();
+        journal
+            .bury(key, format!("reason {body}"), at(second))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn each_webhook_is_told_once_of_its_dead_letters() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _feed) = open(&dir).await;
+    assert_eq!(journal.untold().await, Ok(vec![]));
+    with_dead_letters(&journal, &["a", "b", "c"]).await;
+    let untold = journal.untold().await.unwrap();
+    assert_eq!(untold.len(), 2);
+    let first = Untold {
+        webhook: received("a").webhook,
+        count: 2,
+        first: 1,
+        last: 3,
+        last_reason: "reason c".into(),
+        last_told_at: None,
+    };
+    assert_eq!(untold[0], first);
+    assert_eq!(
+        (untold[1].count, untold[1].first, untold[1].last),
+        (1, 2, 2)
+    );
+    assert_eq!(untold[1].webhook.name, "others");
+
+    journal.told("u-1".into(), 3, at(10)).await.unwrap();
+    assert_eq!(journal.untold().await.unwrap().len(), 1);
+    with_dead_letters(&journal, &["d"]).await;
+    let untold = journal.untold().await.unwrap();
+    assert_eq!(untold[0].webhook.uid, "u-2", "the one that waits longest");
+    assert_eq!((untold[1].count, untold[1].first), (1, 4));
+    assert_eq!(untold[1].last_told_at, Some(at(10)));
+}
+
+#[tokio::test]
+async fn the_oldest_dead_letters_go_when_their_bytes_are_too_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        max_dead_bytes: 5,
+        ..Limits::default()
+    };
+    let options = Options {
+        limits,
+        sink: false,
+    };
+    let (journal, _feed) = open_with(&dir, options).await;
+    with_dead_letters(&journal, &["aa", "bb", "c", "dd"]).await;
+    let depth = journal.depth();
+    assert_eq!((depth.dead, depth.dead_bytes), (3, 5));
+    assert_eq!(journal.sweep(at(9)).await, Ok(1));
+    assert_eq!(journal.append(received("aa")).await, Ok(Appended::New));
+    assert_eq!(journal.append(received("bb")).await, Ok(Appended::Known));
+}
+
+#[tokio::test]
+async fn the_sink_reads_everything_once_whatever_became_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        sink: true,
+        ..Options::default()
+    };
+    let (journal, _feed) = open_with(&dir, options).await;
+    let mut appended = journal.appended();
+    for body in ["pending", "published", "dead"] {
+        journal.append(received(body)).await.unwrap();
+    }
+    assert!(appended.has_changed().unwrap());
+    assert_eq!(*appended.borrow_and_update(), 3);
+    let key = received("published").key;
+    journal.settle(key, at(5)).await.unwrap();
+    let key = received("dead").key;
+    journal.bury(key, "x".into(), at(5)).await.unwrap();
+    assert_eq!(journal.sink_cursor().await, Ok(0));
+    let bodies = |rows: Vec<(i64, Received)>| -> Vec<(i64, String)> {
+        let text = |body| String::from_utf8(body).unwrap();
+        rows.into_iter().map(|(n, r)| (n, text(r.body))).collect()
+    };
+    let all = journal.for_sink(0, 10).await.unwrap();
+    assert_eq!(all[1].1, received("published"));
+    assert_eq!(
+        bodies(all),
+        [
+            (1, "pending".into()),
+            (2, "published".into()),
+            (3, "dead".into())
+        ]
+    );
+    assert_eq!(bodies(journal.for_sink(1, 1).await.unwrap()).len(), 1);
+    assert_eq!(journal.depth().sink_pending, 3);
+
+    journal.advance_sink(2).await.unwrap();
+    journal.advance_sink(1).await.unwrap();
+    assert_eq!(journal.sink_cursor().await, Ok(2));
+    assert_eq!(journal.depth().sink_pending, 1);
+    assert_eq!(journal.depth().sink_bytes, 4);
+    // What it has taken has no bytes any more, and what is pending has.
+    assert_eq!(
+        bodies(journal.for_sink(0, 10).await.unwrap()),
+        [(1, "pending".into()), (3, "dead".into())]
+    );
+    journal.close().await;
+
+    let (journal, _feed) = open_with(&dir, options).await;
+    assert_eq!(journal.sink_cursor().await, Ok(2));
+    assert_eq!(journal.depth().sink_pending, 1);
+    assert_eq!(*journal.appended().borrow(), 3);
+}
+
+#[tokio::test]
+async fn a_sink_that_is_too_slow_misses_the_oldest_and_holds_up_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        limits: Limits {
+            max_records: 3,
+            ..Limits::default()
+        },
+        sink: true,
+    };
+    let (journal, _feed) = open_with(&dir, options).await;
+    for i in 0..10 {
+        let delivery = received(&format!("{i}"));
+        assert_eq!(journal.append(delivery.clone()).await, Ok(Appended::New));
+        journal.settle(delivery.key, at(i)).await.unwrap();
+    }
+    let depth = journal.depth();
+    assert_eq!((depth.sink_pending, depth.sink_skipped), (3, 7));
+    assert_eq!(journal.sink_cursor().await, Ok(7));
+    let left = journal.for_sink(7, 10).await.unwrap();
+    assert_eq!(left.len(), 3);
+    // Keys are remembered all the same, and what the sink wants is not forgotten.
+    assert_eq!(journal.append(received("0")).await, Ok(Appended::Known));
+    journal.sweep(at(10_000)).await.unwrap();
+    assert_eq!(journal.append(received("0")).await, Ok(Appended::New));
+    assert_eq!(journal.append(received("9")).await, Ok(Appended::Known));
+}
+
+#[tokio::test]
+async fn a_number_is_not_given_out_again_when_its_row_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        sink: true,
+        ..Options::default()
+    };
+    let (journal, _feed) = open_with(&dir, options).await;
+    for body in ["a", "b"] {
+        journal.append(received(body)).await.unwrap();
+        journal.settle(received(body).key, at(1)).await.unwrap();
+    }
+    journal.advance_sink(2).await.unwrap();
+    journal.sweep(at(10_000)).await.unwrap();
+    journal.close().await;
+    let (journal, mut feed) = open_with(&dir, options).await;
+    assert_eq!(journal.append(received("a")).await, Ok(Appended::New));
+    let entry = feed.recv().await.unwrap();
+    assert_eq!(entry.waiting.seq, 3, "the sink would not see it");
+    assert!(entry.durable_at.is_some());
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_opens_with_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    std::fs::create_dir(&path).unwrap();
+    let file = path.join("journal.sqlite");
+    let old = Connection::open(&file).unwrap();
+    schema::tests::first_version(&old);
+    let state_and_reason = [
+        ("pending", 0, None, None),
+        ("published", 1, None, Some(7)),
+        (
+            "unreadable",
+            2,
+            Some("it is not JSON (line 1, column 1)"),
+            Some(7),
+        ),
+        ("refused", 2, Some("the namespace is gone"), Some(8)),
+    ];
+    for (body, state, reason, settled_at) in state_and_reason {
+        let delivery = received(body);
+        let kept = if state == 1 { "" } else { body };
+        old.execute(
+            r#"INSERT INTO records (key, state, class, namespace, name, uid, key_id, received_at, settled_at,
+             webhook_id, labels, reason, size, body) VALUES (?1, ?2, 0, 'security', 'alarms', 'u-1', 'k-1', ?3, ?4,
+             'webhook_1', '{"team":"blue"}', ?5, ?6, ?7)"#,
+            rusqlite::params![
+                delivery.key.as_bytes(),
+                state,
+                delivery.received_at.as_microsecond(),
+                settled_at,
+                reason,
+                record::size(body.as_bytes()),
+                kept.as_bytes(),
+            ],
+        )
+        .unwrap();
+    }
+    drop(old);
+
+    let (journal, mut feed) = open(&dir).await;
+    let entry = feed.recv().await.unwrap();
+    let loaded = journal.load(entry.waiting.seq).await.unwrap().unwrap();
+    let as_before = Received {
+        place: KeyPlace::Current,
+        ..received("pending")
+    };
+    assert_eq!(loaded, as_before);
+    assert!(feed.try_recv().is_err());
+    let depth = journal.depth();
+    assert_eq!((depth.pending, depth.bytes, depth.dead), (1, 7, 2));
+    for (body, ..) in state_and_reason {
+        assert_eq!(journal.append(received(body)).await, Ok(Appended::Known));
+    }
+    // The unreadable one was an Event of its own.
+    let untold = journal.untold().await.unwrap();
+    assert_eq!(untold.len(), 1);
+    assert_eq!((untold[0].count, untold[0].first), (1, 4));
+    assert_eq!(
+        untold[0].last_told_at,
+        Some(Timestamp::from_microsecond(7).unwrap())
+    );
+    let kept = journal.for_sink(0, 10).await.unwrap();
+    assert_eq!(kept.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1, 3, 4]);
 }

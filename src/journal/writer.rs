@@ -1,313 +1,447 @@
-//! The one thread that writes: it commits together whatever has gathered, and answers only after the commit.
+//! The one thread that writes. It opens the files, tries again for as long as it cannot, and commits together
+//! whatever has gathered while the last commit was on its way to the disk.
+//!
+//! ```text
+//! Opening --> Open <--> Waiting, while a commit fails
+//!    \         |
+//!     \        +--> damaged: closed, set aside, opened again
+//!      +--> Waiting, until it can be opened
+//! ```
+//!
+//! A process that cannot use its disk goes on running: it answers 503 and says why, which helps more than being
+//! started again and again.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use k8s_openapi::jiff::Timestamp;
+use rusqlite::{Connection, ErrorCode};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
-use super::record::{self, DEAD, PENDING};
-use super::{Appended, Counts, Depth, Entry, JournalError, Limits, MEMORY, OpenError};
-use crate::delivery::pacing::Waiting;
-use crate::delivery::{DeliveryKey, Received};
+use super::batch::{self, Command, Reply, Tally, remembered_since};
+use super::files::{self, Files, OpenError, is_damage};
+use super::{Entry, JournalError, Options, Reader, Shared, State, cursor, record};
 
 /// The most commands in one commit, so that the first of them does not wait for ever.
 const TOGETHER: usize = 512;
+/// How often to look whether another process wrote, and whether a disk that failed works again.
+const TICK: Duration = Duration::from_millis(500);
+/// The first pause before the journal is opened again; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long commits may fail before the files are opened anew.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of the write-ahead log from which readers are held up to work it off. It is worked off every 4 MB anyway,
+/// but begins anew only when nobody reads in it.
+const LONGEST_LOG: u64 = 64 * 1024 * 1024;
 
-type Reply<T> = oneshot::Sender<Result<T, JournalError>>;
-
-/// What the writer can be asked for.
-#[derive(Debug)]
-pub enum Command {
-    /// Write a delivery.
-    Append(Box<Received>, Reply<Appended>),
-    /// It was published.
-    Settle(DeliveryKey, Timestamp, Reply<()>),
-    /// It is a dead letter.
-    Bury(DeliveryKey, String, Timestamp, Reply<()>),
-    /// Forget what is old.
-    Sweep(Timestamp, Reply<usize>),
-    /// Commit what came before and end.
-    Close(Reply<()>),
+/// What the thread works with.
+pub(super) struct Writer {
+    pub dir: PathBuf,
+    pub options: Options,
+    pub shared: Arc<Shared>,
+    pub feed: mpsc::UnboundedSender<Entry>,
+    pub inbox: mpsc::Receiver<Command>,
+    /// Waits for a command with a deadline.
+    pub runtime: Runtime,
+    pub tally: Tally,
 }
 
-/// What is said after the commit. A reply whose asker is gone is dropped.
-enum Answer {
-    Append(Reply<Appended>, Result<Appended, JournalError>),
-    Done(Reply<()>),
-    Swept(Reply<usize>, usize),
-}
-
-impl Answer {
-    fn send(self, failed: Option<&JournalError>) {
-        match (self, failed) {
-            (Answer::Append(reply, _), Some(error)) => drop(reply.send(Err(error.clone()))),
-            (Answer::Append(reply, result), None) => drop(reply.send(result)),
-            (Answer::Done(reply), Some(error)) => drop(reply.send(Err(error.clone()))),
-            (Answer::Done(reply), None) => drop(reply.send(Ok(()))),
-            (Answer::Swept(reply, _), Some(error)) => drop(reply.send(Err(error.clone()))),
-            (Answer::Swept(reply, count), None) => drop(reply.send(Ok(count))),
-        }
-    }
-}
-
-struct Writer {
+/// An open file.
+struct Open {
     connection: Connection,
-    limits: Limits,
-    depth: Depth,
-    counts: Arc<Counts>,
-    feed: mpsc::UnboundedSender<Entry>,
+    /// Changes when another process writes.
+    version: i64,
+    looked: Instant,
+    /// Since when commits fail.
+    failing: Option<Instant>,
+    sweeps: Vec<Reply<usize>>,
 }
 
-/// Starts the thread. It ends after [`Command::Close`], or when nobody is left to ask.
-///
-/// # Errors
-/// [`OpenError`] when what is there cannot be read, or no thread can be had.
-pub(super) fn start(
-    connection: Connection,
-    lock: File,
-    limits: Limits,
-    counts: Arc<Counts>,
-    inbox: mpsc::Receiver<Command>,
-    feed: mpsc::UnboundedSender<Entry>,
-) -> Result<(), OpenError> {
-    let unreadable = |source| OpenError::Database {
-        dir: connection.path().unwrap_or_default().into(),
-        source,
-    };
-    let (pending, bytes) = record::count(&connection, PENDING).map_err(unreadable)?;
-    let (dead, _) = record::count(&connection, DEAD).map_err(unreadable)?;
-    record::pending(&connection, |entry| {
-        // The receiver was made a moment ago and is not gone.
-        let _ = feed.send(entry);
-    })
-    .map_err(unreadable)?;
-    let mut writer = Writer {
-        connection,
-        limits,
-        depth: Depth {
-            pending,
-            bytes,
-            dead,
-        },
-        counts,
-        feed,
-    };
-    writer.show();
-    std::thread::Builder::new()
-        .name("journal".to_owned())
-        .spawn(move || {
-            writer.run(inbox);
-            // The file is closed before the lock goes, so that the next holder finds it at rest.
-            drop(writer);
-            drop(lock);
-        })
-        .map_err(OpenError::Thread)?;
-    Ok(())
+/// Why the loop over an open file has ended.
+enum Left {
+    /// Nobody has anything to ask any more; these wait to hear that it is closed.
+    Ended(Vec<Reply<()>>),
+    /// The file is damaged.
+    Damaged(String),
+    /// It fails, and is opened anew.
+    Failing(String),
+}
+
+/// What came of waiting for a command.
+enum Came {
+    Commands(Vec<Command>),
+    Nothing,
+    Nobody,
 }
 
 impl Writer {
-    fn run(&mut self, mut inbox: mpsc::Receiver<Command>) {
-        while let Some(first) = inbox.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < TOGETHER {
-                match inbox.try_recv() {
-                    Ok(next) => batch.push(next),
-                    Err(_) => break,
-                }
-            }
-            let mut closing = Vec::new();
-            let mut rest = Vec::with_capacity(batch.len());
-            for command in batch {
-                match command {
-                    Command::Close(reply) => closing.push(reply),
-                    other => rest.push(other),
-                }
-            }
-            if !closing.is_empty() {
-                inbox.close();
-            }
-            self.commit(rest);
-            if !closing.is_empty() {
-                while let Some(command) = inbox.blocking_recv() {
-                    match command {
-                        Command::Close(reply) => closing.push(reply),
-                        other => self.commit(vec![other]),
+    /// Runs until [`Command::Close`], or until nobody is left to ask.
+    pub fn run(mut self) {
+        let mut lock = None;
+        let mut suspect = None;
+        let mut pause = FIRST_PAUSE;
+        let closing = loop {
+            match self.open(&mut lock, suspect.as_deref()) {
+                Ok(mut open) => {
+                    (suspect, pause) = (None, FIRST_PAUSE);
+                    let left = self.serve(&mut open);
+                    // Readers see either the file or why there is none.
+                    self.shared.close();
+                    for reply in open.sweeps {
+                        let _ = reply.send(Ok(0));
+                    }
+                    drop(open.connection);
+                    match left {
+                        Left::Ended(closing) => break closing,
+                        Left::Damaged(why) => {
+                            self.wait_because(format!("the journal is damaged: {why}"));
+                            suspect = Some(why);
+                        }
+                        Left::Failing(why) => self.wait_because(why),
                     }
                 }
+                Err(error) => {
+                    self.wait_because(error.to_string());
+                    if let Some(closing) = self.refuse_for(pause) {
+                        break closing;
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        };
+        // The file was closed before the lock goes, so that the next holder finds it at rest.
+        drop(lock);
+        for reply in closing {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    /// Opens the files and feeds all that is pending.
+    fn open(&mut self, lock: &mut Option<File>, suspect: Option<&str>) -> Result<Open, OpenError> {
+        if lock.is_none() {
+            *lock = Some(files::lock(&self.dir)?);
+        }
+        let Files {
+            writer,
+            reader,
+            rescued,
+        } = files::open(&self.dir, suspect, Timestamp::now())?;
+        if let Some(rescued) = rescued {
+            self.tally.depth.quarantined += 1;
+            tracing::error!(
+                why = rescued.why,
+                damaged = %rescued.file.display(),
+                saved = rescued.saved,
+                broken = rescued.broken,
+                unreadable = rescued.unreadable,
+                "the journal was damaged: it was set aside and all that could be read of it is in a fresh one; \
+                 check the disk, and keep the damaged file until you know what `broken` and `unreadable` have cost you"
+            );
+        }
+        let database = OpenError::database(&self.dir);
+        self.tally = Tally::count(&writer, self.options, &self.tally).map_err(database)?;
+        let version = data_version(&writer).map_err(database)?;
+        record::pending(&writer, |entry| {
+            // Nobody publishes any more: the next process will read it from the file.
+            let _ = self.feed.send(entry);
+        })
+        .map_err(database)?;
+        self.shared.open(Reader {
+            connection: reader,
+            opened: self.tally.opened,
+        });
+        self.show();
+        self.works_again();
+        Ok(Open {
+            connection: writer,
+            version,
+            looked: Instant::now(),
+            failing: None,
+            sweeps: Vec::new(),
+        })
+    }
+
+    fn serve(&mut self, open: &mut Open) -> Left {
+        let mut closing = Vec::new();
+        loop {
+            let patience = if self.tally.is_busy() && open.failing.is_none() {
+                Duration::ZERO
+            } else {
+                TICK.saturating_sub(open.looked.elapsed())
+            };
+            let mut commands = match self.next(patience) {
+                Came::Commands(commands) => commands,
+                Came::Nothing => Vec::new(),
+                // Everything that was asked for before the end has been done.
+                Came::Nobody => return Left::Ended(closing),
+            };
+            if let Some(why) = self.sort_out(&mut commands, open, &mut closing) {
+                for command in commands {
+                    command.refuse(JournalError::Io(why.clone()));
+                }
+                return Left::Damaged(why);
+            }
+            let mut due = !commands.is_empty() || self.tally.is_busy();
+            if open.looked.elapsed() >= TICK {
+                open.looked = Instant::now();
+                due |= open.failing.is_some();
+                self.look_around(open);
+                due |= self.tally.is_busy();
+            }
+            if due && let Some(left) = self.commit(open, commands) {
                 for reply in closing {
                     let _ = reply.send(Ok(()));
                 }
-                return;
+                return left;
+            }
+            if self.tally.forget.is_none() && !open.sweeps.is_empty() {
+                let dropped = std::mem::take(&mut self.tally.dropped);
+                for (i, reply) in open.sweeps.drain(..).enumerate() {
+                    let _ = reply.send(Ok(if i == 0 { dropped } else { 0 }));
+                }
             }
         }
     }
 
-    /// Everything or nothing of a batch.
-    fn commit(&mut self, batch: Vec<Command>) {
-        if batch.is_empty() {
-            return;
-        }
-        let mut answers = Vec::with_capacity(batch.len());
-        let mut fresh = Vec::new();
-        let mut depth = self.depth;
-        let outcome = self.write(batch, &mut depth, &mut answers, &mut fresh);
-        let failed = outcome.err().map(|error| {
-            tracing::error!(%error, waiting = answers.len(), "the journal cannot be written");
-            JournalError::Io(error.to_string())
-        });
-        if failed.is_none() {
-            self.depth = depth;
-            self.show();
-            for entry in fresh {
-                // Nobody publishes any more: the next process will read it from the file.
-                let _ = self.feed.send(entry);
-            }
-        }
-        for answer in answers {
-            answer.send(failed.as_ref());
-        }
-    }
-
-    /// Runs the batch in one transaction. After an error the rest is not tried, but every asker gets an answer.
-    fn write(
+    /// Takes out what is for the writer itself. Returns why the file is damaged, if a reader has said so.
+    fn sort_out(
         &mut self,
-        batch: Vec<Command>,
-        depth: &mut Depth,
-        answers: &mut Vec<Answer>,
-        fresh: &mut Vec<Entry>,
-    ) -> rusqlite::Result<()> {
-        let begun = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate);
-        let (transaction, mut outcome) = match begun {
-            Ok(transaction) => (Some(transaction), Ok(())),
-            Err(error) => (None, Err(error)),
-        };
-        for command in batch {
-            let connection = transaction.as_deref().filter(|_| outcome.is_ok());
-            let done = match command {
-                Command::Append(received, reply) => {
-                    let result = connection
-                        .map(|c| append(c, &received, self.limits, depth, fresh))
-                        .transpose();
-                    let (result, done) = split(result, Ok(Appended::Known));
-                    answers.push(Answer::Append(reply, result));
-                    done
-                }
-                Command::Settle(key, at, reply) => {
-                    let result = connection.map(|c| record::settle(c, &key, at)).transpose();
-                    let (size, done) = split(result, None);
-                    if let Some(size) = size {
-                        depth.pending -= 1;
-                        depth.bytes -= size;
-                    }
-                    answers.push(Answer::Done(reply));
-                    done
-                }
-                Command::Bury(key, reason, at, reply) => {
-                    let result = connection
-                        .map(|c| record::bury(c, &key, &reason, at))
-                        .transpose();
-                    let (size, done) = split(result, None);
-                    if let Some(size) = size {
-                        depth.pending -= 1;
-                        depth.bytes -= size;
-                        depth.dead += 1;
-                    }
-                    answers.push(Answer::Done(reply));
-                    done
+        commands: &mut Vec<Command>,
+        open: &mut Open,
+        closing: &mut Vec<Reply<()>>,
+    ) -> Option<String> {
+        let mut damaged = None;
+        for command in std::mem::take(commands) {
+            match command {
+                Command::Close(reply) => {
+                    self.inbox.close();
+                    closing.push(reply);
                 }
                 Command::Sweep(now, reply) => {
-                    let result = connection
-                        .map(|c| sweep(c, now, self.limits, depth))
-                        .transpose();
-                    let (gone, done) = split(result, 0);
-                    answers.push(Answer::Swept(reply, gone));
-                    done
+                    self.tally.forget = Some(remembered_since(now));
+                    open.sweeps.push(reply);
                 }
-                Command::Close(reply) => {
-                    answers.push(Answer::Done(reply));
-                    Ok(())
-                }
-            };
-            if outcome.is_ok() {
-                outcome = done;
+                Command::Suspect(opened, why) if opened == self.tally.opened => damaged = Some(why),
+                Command::Suspect(..) => {}
+                other => commands.push(other),
             }
         }
-        outcome?;
-        transaction.map_or(Ok(()), rusqlite::Transaction::commit)
+        damaged
     }
 
-    fn show(&mut self) {
-        let Depth {
-            pending,
-            bytes,
-            dead,
-        } = self.depth;
-        self.counts.pending.store(pending, Ordering::Relaxed);
-        self.counts.bytes.store(bytes, Ordering::Relaxed);
-        self.counts.dead.store(dead, Ordering::Relaxed);
-    }
-}
-
-/// The value to go on with, and the error that ends the batch. `None` was not tried since another one failed.
-fn split<T>(result: rusqlite::Result<Option<T>>, otherwise: T) -> (T, rusqlite::Result<()>) {
-    match result {
-        Ok(Some(value)) => (value, Ok(())),
-        Ok(None) => (otherwise, Ok(())),
-        Err(error) => (otherwise, Err(error)),
-    }
-}
-
-fn append(
-    connection: &Connection,
-    received: &Received,
-    limits: Limits,
-    depth: &mut Depth,
-    fresh: &mut Vec<Entry>,
-) -> rusqlite::Result<Result<Appended, JournalError>> {
-    let size = i64::try_from(received.body.len()).unwrap_or(i64::MAX);
-    let full =
-        depth.pending >= limits.max_records || depth.bytes.saturating_add(size) > limits.max_bytes;
-    if full {
-        // A copy of what is on disk may still be acknowledged: it costs no room.
-        return Ok(if record::is_known(connection, received)? {
-            Ok(Appended::Known)
+    /// One commit with its answers. Returns why the file cannot be used any more, if so.
+    fn commit(&mut self, open: &mut Open, commands: Vec<Command>) -> Option<Left> {
+        let mut answers = Vec::with_capacity(commands.len());
+        let mut fresh = Vec::new();
+        let outcome = if commands.is_empty() && open.failing.is_some() {
+            probe(&mut open.connection).map(|()| self.tally)
         } else {
-            Err(JournalError::Full)
+            batch::commit(
+                &mut open.connection,
+                self.options,
+                self.tally,
+                commands,
+                Timestamp::now(),
+                &mut fresh,
+                &mut answers,
+            )
+        };
+        match outcome {
+            Ok(tally) => {
+                self.tally = tally;
+                self.show();
+                let durable_at = Timestamp::now();
+                for entry in fresh {
+                    // As above.
+                    let _ = self.feed.send(Entry {
+                        durable_at: Some(durable_at),
+                        ..entry
+                    });
+                }
+                for answer in answers {
+                    answer.give(None);
+                }
+                if open.failing.take().is_some() {
+                    self.works_again();
+                }
+                None
+            }
+            Err(error) => {
+                let why = error.to_string();
+                let failed = JournalError::Io(why.clone());
+                let damaged = is_damage(&error);
+                let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+                let since = *open.failing.get_or_insert_with(Instant::now);
+                if !damaged {
+                    self.wait_because(format!("the journal cannot be written: {why}"));
+                }
+                for answer in answers {
+                    answer.give(Some(&failed));
+                }
+                if damaged {
+                    Some(Left::Damaged(why))
+                } else if !full && since.elapsed() > PATIENCE {
+                    // What a connection holds may be what fails: a file that is no longer there, a lost mount.
+                    Some(Left::Failing(why))
+                } else {
+                    None
+                }
+            }
+        }
+    }
+
+    /// What happens without being asked for: another process wrote, or readers keep the log from beginning anew.
+    fn look_around(&mut self, open: &mut Open) {
+        self.tally.cramped = false;
+        match data_version(&open.connection) {
+            Ok(version) if version != open.version => {
+                open.version = version;
+                self.tally.replays = true;
+            }
+            Ok(_) => {}
+            // A commit will meet it, too, and says so.
+            Err(error) => tracing::debug!(%error, "the journal's version cannot be read"),
+        }
+        let log = self.dir.join(format!("{}-wal", files::FILE));
+        if std::fs::metadata(log).is_ok_and(|log| log.len() > LONGEST_LOG) {
+            let worked_off = self.shared.without_readers(|| {
+                open.connection
+                    .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+                        row.get::<_, i64>(0)
+                    })
+            });
+            tracing::debug!(?worked_off, "the journal's log was long");
+        }
+    }
+
+    fn show(&self) {
+        self.shared.show(self.tally.depth, self.tally.last);
+    }
+
+    fn wait_because(&self, why: String) {
+        let state = State::Waiting(why);
+        self.shared.state.send_if_modified(|known| {
+            let changed = *known != state;
+            if changed {
+                if let State::Waiting(why) = &state {
+                    tracing::error!(dir = %self.dir.display(), why, "deliveries are refused until the journal can be written");
+                }
+                *known = state;
+            }
+            changed
         });
     }
-    let Some(seq) = record::insert(connection, received)? else {
-        return Ok(Ok(Appended::Known));
-    };
-    depth.pending += 1;
-    depth.bytes += size;
-    fresh.push(Entry {
-        waiting: Waiting {
-            seq,
-            class: received.class,
-            namespace: received.webhook.namespace.clone(),
-            uid: received.webhook.uid.clone(),
-        },
-        key: received.key,
-        received_at: received.received_at,
-    });
-    Ok(Ok(Appended::New))
+
+    fn works_again(&self) {
+        let known = self.shared.state.send_replace(State::Open);
+        if known != State::Open {
+            let depth = self.tally.depth;
+            tracing::info!(dir = %self.dir.display(), pending = depth.pending, dead = depth.dead, "the journal is open");
+        }
+    }
+
+    /// Waits for a command, at most so long, and takes what else is there.
+    fn next(&mut self, patience: Duration) -> Came {
+        let first = match self.inbox.try_recv() {
+            Ok(first) => Some(first),
+            Err(mpsc::error::TryRecvError::Disconnected) => return Came::Nobody,
+            Err(mpsc::error::TryRecvError::Empty) if patience.is_zero() => None,
+            Err(mpsc::error::TryRecvError::Empty) => {
+                let inbox = &mut self.inbox;
+                let waited = self
+                    .runtime
+                    .block_on(async { tokio::time::timeout(patience, inbox.recv()).await });
+                match waited {
+                    Ok(Some(first)) => Some(first),
+                    Ok(None) => return Came::Nobody,
+                    Err(_) => None,
+                }
+            }
+        };
+        let Some(first) = first else {
+            return Came::Nothing;
+        };
+        let mut commands = vec![first];
+        while commands.len() < TOGETHER {
+            match self.inbox.try_recv() {
+                Ok(next) => commands.push(next),
+                Err(_) => break,
+            }
+        }
+        Came::Commands(commands)
+    }
+
+    /// Refuses everything for a while. Returns whom to tell when the end was asked for.
+    fn refuse_for(&mut self, pause: Duration) -> Option<Vec<Reply<()>>> {
+        let until = Instant::now() + pause;
+        let why = match &*self.shared.state.borrow() {
+            State::Waiting(why) => why.clone(),
+            State::Opening | State::Open => String::new(),
+        };
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            match self.next(left) {
+                Came::Nothing => return None,
+                Came::Nobody => return Some(Vec::new()),
+                Came::Commands(commands) => {
+                    let mut closing = Vec::new();
+                    for command in commands {
+                        match command {
+                            Command::Close(reply) => closing.push(reply),
+                            other => other.refuse(JournalError::Io(why.clone())),
+                        }
+                    }
+                    if !closing.is_empty() {
+                        self.inbox.close();
+                        while let Ok(command) = self.inbox.try_recv() {
+                            command.refuse(JournalError::Closed);
+                        }
+                        return Some(closing);
+                    }
+                }
+            }
+        }
+    }
 }
 
-fn sweep(
-    connection: &Connection,
-    now: Timestamp,
-    limits: Limits,
-    depth: &mut Depth,
-) -> rusqlite::Result<usize> {
-    let memory = SignedDuration::try_from(MEMORY).unwrap_or(SignedDuration::MAX);
-    let before = now.checked_sub(memory).unwrap_or(Timestamp::MIN);
-    record::forget_published(connection, before)?;
-    let gone = record::forget_dead(connection, limits.max_dead)?;
-    depth.dead -= i64::try_from(gone).unwrap_or(0);
-    Ok(gone)
+fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("PRAGMA data_version")?
+        .query_row([], |row| row.get(0))
+}
+
+/// A commit that changes nothing that matters.
+fn probe(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    cursor::probe(&transaction)?;
+    transaction.commit()
+}
+
+impl Shared {
+    /// Readers may read.
+    fn open(&self, reader: Reader) {
+        *self.reader() = Some(reader);
+        self.open.store(true, Ordering::Release);
+    }
+
+    /// They may not, and none of them is in the file any more.
+    fn close(&self) {
+        self.open.store(false, Ordering::Release);
+        *self.reader() = None;
+    }
+
+    /// Does something while none of them reads.
+    fn without_readers<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _reader = self.reader();
+        act()
+    }
 }

@@ -23,15 +23,16 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use tokio::net::TcpListener;
+use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::client;
 use crate::delivery::pacing::Pace;
 use crate::delivery::profile;
-use crate::journal::{self, Journal};
+use crate::journal::{self, Journal, State};
 use crate::ops;
-use crate::ops::health::Readiness;
+use crate::ops::health::{Gate, Readiness};
 use crate::ops::metrics::Table;
 use ingest::Ingest;
 use keyring::Index;
@@ -151,12 +152,15 @@ pub struct ReceiverArgs {
 /// # Errors
 /// Whatever keeps it from starting or from going on.
 pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<()> {
-    let limits = journal::Limits {
-        max_records: args.journal_max_records,
-        max_bytes: args.journal_max_mib.saturating_mul(1024 * 1024),
-        ..journal::Limits::default()
+    let options = journal::Options {
+        limits: journal::Limits {
+            max_records: args.journal_max_records,
+            max_bytes: args.journal_max_mib.saturating_mul(1024 * 1024),
+            ..journal::Limits::default()
+        },
+        sink: false,
     };
-    let (journal, feed) = Journal::open(&args.journal, limits)?;
+    let (journal, feed) = Journal::start(&args.journal, options)?;
     let client = client::connect().await?;
     let public = listen(args.listen).await?;
     let ops = listen(args.ops_address).await?;
@@ -166,6 +170,7 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
     let readiness = Readiness::new();
     let keyrings_read = readiness.gate("keyrings", "webhooks and keyrings are being read");
     let serving = readiness.gate("receiver", "starting");
+    let writable = readiness.gate("journal", "it is being opened");
 
     let scopes = scopes(args.watch_namespaces);
     let (index, indexed) = tokio::sync::watch::channel(Index::new(scopes.len()));
@@ -195,6 +200,8 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
             std::future::pending::<()>().await;
         }
     });
+
+    background.spawn(follow(journal.state(), writable));
 
     let (ops_end, work_end) = (CancellationToken::new(), CancellationToken::new());
     tracing::info!(role = "receiver", public = %public.local_addr()?, ops = %ops.local_addr()?, "listening");
@@ -265,6 +272,21 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
     background.shutdown().await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Keeps the gate as the journal is. It does not end.
+async fn follow(mut state: Receiver<State>, gate: Gate) {
+    loop {
+        match &*state.borrow_and_update() {
+            State::Open => gate.open(),
+            State::Opening => gate.close("it is being opened"),
+            State::Waiting(why) => gate.close(why),
+        }
+        if state.changed().await.is_err() {
+            // Closed at the end of the process.
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// One watch for each namespace, or one for all.

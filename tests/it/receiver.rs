@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use chekt_operator::delivery::profile;
 use chekt_operator::delivery::received::Known;
-use chekt_operator::journal::{Feed, Journal, Limits as JournalLimits};
+use chekt_operator::journal::{self, Feed, Journal, Limits as JournalLimits, State};
 use chekt_operator::ops::metrics::Table;
 use chekt_operator::receiver::ingest::Ingest;
 use chekt_operator::receiver::keyring::{Index, Webhook};
@@ -84,7 +84,14 @@ impl Receiver {
 
     async fn start_with(journal_limits: JournalLimits, limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (journal, feed) = Journal::open(dir.path(), journal_limits).unwrap();
+        let options = journal::Options {
+            limits: journal_limits,
+            sink: false,
+        };
+        let (journal, feed) = Journal::start(dir.path(), options).unwrap();
+        let mut state = journal.state();
+        let open = state.wait_for(|state| *state == State::Open);
+        open.await.unwrap();
         let mut index = Index::new(1);
         index.webhooks_begin(0);
         index.put_webhook(0, webhook("alarms"));

@@ -1,0 +1,457 @@
+//! One commit: what was asked for, in one transaction, and the answers, which are given only after it.
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::oneshot;
+
+use super::dead::Replayed;
+use super::record::{self, DEAD, PENDING, PUBLISHED, REPLAY};
+use super::{Appended, Depth, Entry, JournalError, Limits, MEMORY, Options, cursor, dead};
+use crate::delivery::pacing::Waiting;
+use crate::delivery::{DeliveryKey, Received};
+
+/// Rows that are forgotten, or tried again, in one commit: deliveries must not wait for housekeeping.
+const SLICE: usize = 256;
+
+/// Where an answer goes. Whoever asked may be gone.
+pub type Reply<T> = oneshot::Sender<Result<T, JournalError>>;
+
+/// What the writer can be asked for.
+#[derive(Debug)]
+pub enum Command {
+    /// Write a delivery.
+    Append(Box<Received>, Reply<Appended>),
+    /// It was published.
+    Settle(DeliveryKey, Timestamp, Reply<()>),
+    /// It is a dead letter.
+    Bury(DeliveryKey, String, Timestamp, Reply<()>),
+    /// The webhook with this uid was told of its dead letters up to a number.
+    Told(String, i64, Timestamp, Reply<()>),
+    /// The sink has taken everything up to a number.
+    Advance(i64, Reply<()>),
+    /// Forget what is old.
+    Sweep(Timestamp, Reply<usize>),
+    /// A reader found the file to be damaged that was the how manieth to be opened.
+    Suspect(u64, String),
+    /// Commit what came before and end.
+    Close(Reply<()>),
+}
+
+impl Command {
+    /// Answers without having done it.
+    pub fn refuse(self, error: JournalError) {
+        match self {
+            Command::Append(_, reply) => drop(reply.send(Err(error))),
+            Command::Settle(.., reply)
+            | Command::Bury(.., reply)
+            | Command::Told(.., reply)
+            | Command::Advance(_, reply)
+            | Command::Close(reply) => drop(reply.send(Err(error))),
+            Command::Sweep(_, reply) => drop(reply.send(Err(error))),
+            Command::Suspect(..) => {}
+        }
+    }
+}
+
+/// What is said after the commit.
+pub enum Answer {
+    /// To an append.
+    Append(Reply<Appended>, Result<Appended, JournalError>),
+    /// To what has no result.
+    Done(Reply<()>),
+}
+
+impl Answer {
+    /// Gives it, or the reason why nothing was committed.
+    pub fn give(self, failed: Option<&JournalError>) {
+        match (self, failed) {
+            (Answer::Append(reply, _), Some(error)) => drop(reply.send(Err(error.clone()))),
+            (Answer::Append(reply, result), None) => drop(reply.send(result)),
+            (Answer::Done(reply), Some(error)) => drop(reply.send(Err(error.clone()))),
+            (Answer::Done(reply), None) => drop(reply.send(Ok(()))),
+        }
+    }
+}
+
+/// What the writer knows of the file without asking it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// What is shown to others.
+    pub depth: Depth,
+    /// Published rows, whose keys are remembered.
+    pub keys: i64,
+    /// The highest number given out.
+    pub last: i64,
+    /// The sink's cursor.
+    pub cursor: i64,
+    /// Dead letters that were dropped and not yet spoken of.
+    pub dropped: usize,
+    /// Whether a row may wait to be tried again.
+    pub replays: bool,
+    /// Whether such a row waits for room.
+    pub cramped: bool,
+    /// How often a file was opened.
+    pub opened: u64,
+    /// What was published before this time is being forgotten.
+    pub forget: Option<Timestamp>,
+}
+
+/// What a commit will have done, once it has been made.
+pub struct Batch<'a> {
+    options: Options,
+    tally: Tally,
+    fresh: &'a mut Vec<Entry>,
+    answers: &'a mut Vec<Answer>,
+}
+
+impl Tally {
+    /// Counts what is in a file. `before` is what was known of it in this process, whose numbers stay given out.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn count(
+        connection: &Connection,
+        options: Options,
+        before: &Tally,
+    ) -> rusqlite::Result<Tally> {
+        let (pending, bytes) = record::count(connection, PENDING)?;
+        let (keys, _) = record::count(connection, PUBLISHED)?;
+        let (dead, dead_bytes) = record::count(connection, DEAD)?;
+        let (replays, replay_bytes) = record::count(connection, REPLAY)?;
+        let cursor = cursor::sink(connection)?;
+        let last = record::highest(connection)?.max(cursor).max(before.last);
+        let (sink_pending, sink_bytes) = if options.sink {
+            record::count_whole(connection, cursor, i64::MAX)?
+        } else {
+            (0, 0)
+        };
+        Ok(Tally {
+            depth: Depth {
+                pending,
+                bytes,
+                dead: dead + replays,
+                dead_bytes: dead_bytes + replay_bytes,
+                max_records: options.limits.max_records,
+                max_bytes: options.limits.max_bytes,
+                sink_pending,
+                sink_bytes,
+                ..before.depth
+            },
+            keys,
+            last,
+            cursor,
+            dropped: before.dropped,
+            replays: replays > 0,
+            cramped: false,
+            opened: before.opened + 1,
+            forget: before.forget,
+        })
+    }
+
+    /// Whether there is housekeeping that needs no command to go on.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.forget.is_some() || (self.replays && !self.cramped)
+    }
+
+    fn has_room(&self, limits: Limits, size: i64) -> bool {
+        self.depth.pending < limits.max_records
+            && self.depth.bytes.saturating_add(size) <= limits.max_bytes
+    }
+}
+
+/// Does what was asked for and some housekeeping in one transaction, and returns what is so afterwards. After an
+/// error nothing of it was done, and every command has its answer all the same.
+///
+/// # Errors
+/// What SQLite says.
+pub fn commit(
+    connection: &mut Connection,
+    options: Options,
+    tally: Tally,
+    commands: Vec<Command>,
+    now: Timestamp,
+    fresh: &mut Vec<Entry>,
+    answers: &mut Vec<Answer>,
+) -> rusqlite::Result<Tally> {
+    let mut batch = Batch {
+        options,
+        tally,
+        fresh,
+        answers,
+    };
+    let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+    let (transaction, mut outcome) = match begun {
+        Ok(transaction) => (Some(transaction), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    for command in commands {
+        let connection = transaction.as_deref().filter(|_| outcome.is_ok());
+        if let Err(error) = batch.perform(connection, command) {
+            outcome = Err(error);
+        }
+    }
+    outcome?;
+    if let Some(connection) = transaction.as_deref() {
+        batch.keep_house(connection, now)?;
+    }
+    let tally = batch.tally;
+    transaction.map_or(Ok(()), Transaction::commit)?;
+    Ok(tally)
+}
+
+impl Batch<'_> {
+    /// Performs one command, or with no connection only prepares its answer.
+    fn perform(
+        &mut self,
+        connection: Option<&Connection>,
+        command: Command,
+    ) -> rusqlite::Result<()> {
+        let (reply, done) = match command {
+            Command::Append(received, reply) => {
+                let done = connection.map(|c| self.append(c, *received)).transpose();
+                let (result, done) = match done {
+                    Ok(result) => (result.unwrap_or(Ok(Appended::Known)), Ok(())),
+                    Err(error) => (Ok(Appended::Known), Err(error)),
+                };
+                self.answers.push(Answer::Append(reply, result));
+                return done;
+            }
+            Command::Settle(key, at, reply) => {
+                (reply, connection.map(|c| self.settle(c, &key, at)))
+            }
+            Command::Bury(key, reason, at, reply) => {
+                (reply, connection.map(|c| self.bury(c, &key, &reason, at)))
+            }
+            Command::Told(uid, up_to, at, reply) => {
+                (reply, connection.map(|c| dead::told(c, &uid, up_to, at)))
+            }
+            Command::Advance(seq, reply) => (reply, connection.map(|c| self.advance(c, seq))),
+            // The writer keeps these to itself.
+            Command::Sweep(..) | Command::Suspect(..) => return Ok(()),
+            Command::Close(reply) => (reply, None),
+        };
+        self.answers.push(Answer::Done(reply));
+        done.unwrap_or(Ok(()))
+    }
+
+    fn append(
+        &mut self,
+        connection: &Connection,
+        received: Received,
+    ) -> rusqlite::Result<Result<Appended, JournalError>> {
+        let size = record::size(&received.body);
+        if !self.tally.has_room(self.options.limits, size) {
+            // A copy of what is on disk may still be acknowledged: it costs no room.
+            return Ok(if record::is_known(connection, &received)? {
+                Ok(Appended::Known)
+            } else {
+                Err(JournalError::Full)
+            });
+        }
+        let seq = self.tally.last + 1;
+        if !record::insert(connection, seq, &received)? {
+            return Ok(Ok(Appended::Known));
+        }
+        self.tally.last = seq;
+        self.tally.depth.pending += 1;
+        self.tally.depth.bytes += size;
+        if self.options.sink {
+            self.tally.depth.sink_pending += 1;
+            self.tally.depth.sink_bytes += size;
+        }
+        self.fresh.push(entry(seq, received));
+        Ok(Ok(Appended::New))
+    }
+
+    fn settle(
+        &mut self,
+        connection: &Connection,
+        key: &DeliveryKey,
+        at: Timestamp,
+    ) -> rusqlite::Result<()> {
+        let kept_beyond = if self.options.sink {
+            self.tally.cursor
+        } else {
+            i64::MAX
+        };
+        if let Some(size) = record::settle(connection, key, at, kept_beyond)? {
+            self.tally.depth.pending -= 1;
+            self.tally.depth.bytes -= size;
+            self.tally.keys += 1;
+        }
+        Ok(())
+    }
+
+    fn bury(
+        &mut self,
+        connection: &Connection,
+        key: &DeliveryKey,
+        reason: &str,
+        at: Timestamp,
+    ) -> rusqlite::Result<()> {
+        if let Some(size) = dead::bury(connection, key, reason, at)? {
+            self.tally.depth.pending -= 1;
+            self.tally.depth.bytes -= size;
+            self.tally.depth.dead += 1;
+            self.tally.depth.dead_bytes += size;
+        }
+        Ok(())
+    }
+
+    /// The sink has taken everything up to `seq`, or has given it up.
+    fn advance(&mut self, connection: &Connection, seq: i64) -> rusqlite::Result<()> {
+        let seq = seq.min(self.tally.last);
+        if seq <= self.tally.cursor {
+            return Ok(());
+        }
+        if self.options.sink {
+            let (rows, bytes) = record::count_whole(connection, self.tally.cursor, seq)?;
+            self.tally.depth.sink_pending -= rows;
+            self.tally.depth.sink_bytes -= bytes;
+        }
+        record::strip(connection, self.tally.cursor, seq)?;
+        cursor::set_sink(connection, seq)?;
+        self.tally.cursor = seq;
+        Ok(())
+    }
+
+    fn keep_house(&mut self, connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+        self.bound_dead(connection)?;
+        if self.options.sink {
+            self.bound_sink(connection)?;
+        }
+        if self.tally.replays && !self.tally.cramped {
+            self.replay(connection, now)?;
+        }
+        self.forget(connection)
+    }
+
+    /// The oldest dead letters make room for the youngest.
+    fn bound_dead(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let limits = self.options.limits;
+        while self.tally.depth.dead > limits.max_dead
+            || self.tally.depth.dead_bytes > limits.max_dead_bytes
+        {
+            // All that is left is to be tried again.
+            let Some((seq, size)) = dead::forget_oldest(connection)? else {
+                break;
+            };
+            self.tally.depth.dead -= 1;
+            self.tally.depth.dead_bytes -= size;
+            self.tally.dropped += 1;
+            if self.options.sink && seq > self.tally.cursor {
+                self.tally.depth.sink_pending -= 1;
+                self.tally.depth.sink_bytes -= size;
+                self.tally.depth.sink_skipped += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The sink must not make the journal grow, nor turn deliveries away: what it does not take in time it misses.
+    fn bound_sink(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let limits = self.options.limits;
+        loop {
+            let depth = self.tally.depth;
+            let mut rows = depth.sink_pending - limits.max_records;
+            let mut bytes = depth.sink_bytes - limits.max_bytes;
+            if rows <= 0 && bytes <= 0 {
+                return Ok(());
+            }
+            let mut up_to = self.tally.cursor;
+            for (seq, size) in cursor::oldest(connection, self.tally.cursor, 512)? {
+                if rows <= 0 && bytes <= 0 {
+                    break;
+                }
+                (rows, bytes, up_to) = (rows - 1, bytes - size, seq);
+            }
+            if up_to == self.tally.cursor {
+                return Ok(());
+            }
+            self.advance(connection, up_to)?;
+            self.tally.depth.sink_skipped += depth
+                .sink_pending
+                .saturating_sub(self.tally.depth.sink_pending);
+        }
+    }
+
+    /// Takes up what is to be tried again, as far as there is room.
+    fn replay(&mut self, connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
+        let marked = dead::marked(connection, SLICE)?;
+        self.tally.replays = !marked.is_empty();
+        for (seq, size) in marked {
+            if !self.tally.has_room(self.options.limits, size) {
+                self.tally.cramped = true;
+                break;
+            }
+            let strip = !self.options.sink || seq <= self.tally.cursor;
+            let replayed = dead::replay(connection, seq, now, strip)?;
+            if replayed.is_some() {
+                self.tally.depth.dead -= 1;
+                self.tally.depth.dead_bytes -= size;
+            }
+            match replayed {
+                Some(Replayed::Pending(received)) => {
+                    self.tally.depth.pending += 1;
+                    self.tally.depth.bytes += size;
+                    tracing::info!(
+                        delivery = received.key.short(),
+                        "a dead letter is tried again"
+                    );
+                    self.fresh.push(entry(seq, *received));
+                }
+                Some(Replayed::Copy) => {
+                    self.tally.keys += 1;
+                    tracing::info!(
+                        seq,
+                        "a dead letter is not tried again: its occurrence is known"
+                    );
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets some keys that are old, or that are too many.
+    fn forget(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let Some(before) = self.tally.forget else {
+            return Ok(());
+        };
+        let most = i64::try_from(SLICE).unwrap_or(i64::MAX);
+        let taken = self.options.sink;
+        let mut gone = record::forget_published(connection, before, taken, most)?;
+        self.tally.keys -= i64::try_from(gone).unwrap_or(0);
+        let beyond = self.tally.keys - self.options.limits.max_keys;
+        if gone == 0 && beyond > 0 {
+            gone = record::forget_published(connection, Timestamp::MAX, taken, beyond.min(most))?;
+            self.tally.keys -= i64::try_from(gone).unwrap_or(0);
+        }
+        if gone == 0 {
+            self.tally.forget = None;
+        }
+        Ok(())
+    }
+}
+
+/// Since when a published key must not be forgotten.
+#[must_use]
+pub fn remembered_since(now: Timestamp) -> Timestamp {
+    let memory = SignedDuration::try_from(MEMORY).unwrap_or(SignedDuration::MAX);
+    now.checked_sub(memory).unwrap_or(Timestamp::MIN)
+}
+
+fn entry(seq: i64, received: Received) -> Entry {
+    Entry {
+        waiting: Waiting {
+            seq,
+            class: received.class,
+            namespace: received.webhook.namespace,
+            uid: received.webhook.uid,
+        },
+        key: received.key,
+        received_at: received.received_at,
+        durable_at: None,
+    }
+}
