@@ -1,25 +1,28 @@
 //! One request to its answer: an honest 200, or a refusal that tells a stranger nothing.
 //!
 //! ```text
-//! method -> path -> encoding -> size -> signature header -> body -> keyring -> signature -> journal -> 200
+//! sender -> method -> path -> encoding -> size -> signature header -> body -> keyring -> signature -> journal -> 200
 //! ```
 //!
 //! What is cheap comes first, so that a request without a chance costs neither memory nor a digest. A 200 means
 //! that the delivery is on disk; nothing else earns one, and a valid signature always does, whatever the body.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::body::{Body, Bytes};
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::body::{Allowance, Held, LARGEST, Unread};
 use super::keyring::{Found, Index, Webhook};
 use super::metrics::{Metrics, Place};
+use super::origin::Origins;
 use super::status::Reports;
 use crate::delivery::event::UNREADABLE;
 use crate::delivery::{Delivery, Profile, Received, Refused, Signatures};
@@ -28,12 +31,8 @@ use crate::resources::keyring::Keyring;
 
 /// CHeKT waits five seconds for an answer (webhook-setup-guide, "Prerequisites"); the network has the fifth.
 const DEADLINE: Duration = Duration::from_secs(4);
-/// How long a body may take to arrive.
-const BODY: Duration = Duration::from_secs(3);
 /// How long after the request's headers we wait for a keyring that is on its way.
 const KEYRING: Duration = Duration::from_secs(2);
-/// The largest body in bytes. The guide's samples have about 200.
-pub const LARGEST: usize = 256 * 1024;
 /// What stands before the namespace and name of a webhook in a path.
 const PREFIX: &str = "/webhooks/";
 /// The longest name of an event in a log line.
@@ -44,6 +43,10 @@ const LONGEST_EVENT: usize = 128;
 pub struct Ingest {
     /// How deliveries are signed.
     pub profile: Profile,
+    /// Where they may come from.
+    pub origins: Origins,
+    /// What bodies may take of the memory.
+    pub bodies: Allowance,
     /// Who may deliver where.
     pub index: watch::Receiver<Index>,
     /// Where deliveries are kept.
@@ -54,14 +57,24 @@ pub struct Ingest {
     pub metrics: Metrics,
 }
 
+/// The connection that a request came over, as far as it is of interest here.
+pub trait Visit: Sync {
+    /// The address of the peer.
+    fn peer(&self) -> IpAddr;
+    /// The request has a valid signature, and is about to be written down.
+    fn verified(&self);
+}
+
 /// Why there is no 200.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
+    Origin,
     Method,
     Encoding,
     TooLarge,
     TooSlow,
     BrokenBody,
+    NoRoom,
     UnknownPath,
     Signature(Refused),
     NoKey,
@@ -72,7 +85,7 @@ enum Refusal {
 }
 
 impl Refusal {
-    /// The answer. An unknown path and every fault of a signature look the same from outside.
+    /// The answer. A sender that may not, an unknown path and every fault of a signature look the same from outside.
     fn status(self) -> StatusCode {
         match self {
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -80,8 +93,11 @@ impl Refusal {
             Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Refusal::BrokenBody => StatusCode::BAD_REQUEST,
-            Refusal::UnknownPath | Refusal::Signature(_) => StatusCode::UNAUTHORIZED,
-            Refusal::NoKey
+            Refusal::Origin | Refusal::UnknownPath | Refusal::Signature(_) => {
+                StatusCode::UNAUTHORIZED
+            }
+            Refusal::NoRoom
+            | Refusal::NoKey
             | Refusal::NotRead
             | Refusal::JournalFull
             | Refusal::JournalClosed
@@ -92,11 +108,13 @@ impl Refusal {
     /// One word for metrics.
     fn outcome(self) -> &'static str {
         match self {
+            Refusal::Origin => "origin",
             Refusal::Method => "method",
             Refusal::Encoding => "encoding",
             Refusal::TooLarge => "too_large",
             Refusal::TooSlow => "too_slow",
             Refusal::BrokenBody => "broken_body",
+            Refusal::NoRoom => "no_room",
             Refusal::UnknownPath => "unknown_path",
             Refusal::Signature(Refused::Missing) => "signature_missing",
             Refusal::Signature(Refused::Malformed) => "signature_malformed",
@@ -112,11 +130,13 @@ impl Refusal {
     /// A few words for the status of the webhook, where there is one.
     fn reason(self) -> String {
         match self {
+            Refusal::Origin => "the sender's address is not allowed".to_owned(),
             Refusal::Method => "not a POST".to_owned(),
             Refusal::Encoding => "a Content-Encoding, which is not supported".to_owned(),
             Refusal::TooLarge => format!("the body is larger than {} KiB", LARGEST / 1024),
             Refusal::TooSlow => "the body took too long to arrive".to_owned(),
             Refusal::BrokenBody => "the body ended early".to_owned(),
+            Refusal::NoRoom => "too many large bodies at once".to_owned(),
             Refusal::UnknownPath => "no such webhook".to_owned(),
             Refusal::Signature(refused) => refused.to_string(),
             Refusal::NoKey => "the keyring holds no key yet".to_owned(),
@@ -124,6 +144,17 @@ impl Refusal {
             Refusal::JournalFull => "the journal is full".to_owned(),
             Refusal::JournalClosed => "the receiver is ending".to_owned(),
             Refusal::JournalFailed => "the journal cannot be written".to_owned(),
+        }
+    }
+}
+
+impl From<Unread> for Refusal {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::TooLarge => Refusal::TooLarge,
+            Unread::TooSlow => Refusal::TooSlow,
+            Unread::Broken => Refusal::BrokenBody,
+            Unread::NoRoom => Refusal::NoRoom,
         }
     }
 }
@@ -140,13 +171,13 @@ impl From<JournalError> for Refusal {
 
 impl Ingest {
     /// Answers one request, within four seconds.
-    pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    pub async fn handle<B>(&self, request: Request<B>, visit: &impl Visit) -> Response<Full<Bytes>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let began = Instant::now();
-        match self.receive(request, began).await {
+        match self.receive(request, visit, began).await {
             Ok(appended) => {
                 self.metrics.delivery(match appended {
                     Appended::New => "accepted",
@@ -164,25 +195,38 @@ impl Ingest {
         }
     }
 
-    async fn receive<B>(&self, request: Request<B>, began: Instant) -> Result<Appended, Refusal>
+    async fn receive<B>(
+        &self,
+        request: Request<B>,
+        visit: &impl Visit,
+        began: Instant,
+    ) -> Result<Appended, Refusal>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
+        if !self.origins.admits(visit.peer(), &head.headers) {
+            return Err(Refusal::Origin);
+        }
         if head.method != Method::POST {
             return Err(Refusal::Method);
         }
-        let place = place(head.uri.path()).ok_or(Refusal::UnknownPath)?;
-        let webhook = match self.index.borrow().find(place, Timestamp::now()) {
+        let place = place(head.uri.path())
+            .ok_or(Refusal::UnknownPath)?
+            .to_owned();
+        let webhook = match self.index.borrow().find(&place, Timestamp::now()) {
             Found::Nobody => return Err(Refusal::UnknownPath),
             Found::NotRead => None,
             Found::NoKey(webhook) | Found::Ready(webhook, _) => Some(webhook),
         };
-        let outcome = self.read(&head.headers, body, place, began).await;
+        let signatures = self.signatures(&head.headers);
+        // A body may take its time, and headers are larger than most bodies.
+        drop(head);
+        let outcome = self.read(signatures, body, &place, began).await;
         let refusal = match outcome {
             Ok((webhook, keyring, signatures, body)) => {
-                let settled = self.settle(&webhook, &keyring, &signatures, body, began);
+                let settled = self.settle(&webhook, &keyring, &signatures, body, visit, began);
                 match settled.await {
                     Ok(appended) => return Ok(appended),
                     Err(refusal) => refusal,
@@ -197,18 +241,8 @@ impl Ingest {
         Err(refusal)
     }
 
-    /// Reads what is to be verified and finds out with which keys.
-    async fn read<B>(
-        &self,
-        headers: &HeaderMap,
-        body: B,
-        place: &str,
-        began: Instant,
-    ) -> Result<(Arc<Webhook>, Arc<Keyring>, Signatures, Vec<u8>), Refusal>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    /// Everything that can be told from the headers alone.
+    fn signatures(&self, headers: &HeaderMap) -> Result<Signatures, Refusal> {
         // Unpacking would mean to verify other bytes than were sent, and a small body may unpack to a huge one.
         let encodings = headers.get_all(CONTENT_ENCODING);
         if encodings
@@ -221,21 +255,26 @@ impl Ingest {
             return Err(Refusal::TooLarge);
         }
         let values = headers.get_all(self.profile.signature_header);
-        let signatures = Signatures::read(&self.profile, values.iter().map(HeaderValue::as_bytes))
-            .map_err(Refusal::Signature)?;
-        let body = tokio::time::timeout_at(began + BODY, Limited::new(body, LARGEST).collect())
-            .await
-            .map_err(|_| Refusal::TooSlow)?
-            .map_err(|error| {
-                if error.is::<LengthLimitError>() {
-                    Refusal::TooLarge
-                } else {
-                    Refusal::BrokenBody
-                }
-            })?
-            .to_bytes();
+        Signatures::read(&self.profile, values.iter().map(HeaderValue::as_bytes))
+            .map_err(Refusal::Signature)
+    }
+
+    /// Reads what is to be verified and finds out with which keys.
+    async fn read<B>(
+        &self,
+        signatures: Result<Signatures, Refusal>,
+        body: B,
+        place: &str,
+        began: Instant,
+    ) -> Result<(Arc<Webhook>, Arc<Keyring>, Signatures, Held), Refusal>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let signatures = signatures?;
+        let body = self.bodies.read(body, began).await?;
         let (webhook, keyring) = self.keyring(place, began).await?;
-        Ok((webhook, keyring, signatures, body.to_vec()))
+        Ok((webhook, keyring, signatures, body))
     }
 
     /// The keyring of a webhook, which may be on its way: a webhook that was made a moment ago, or a receiver that
@@ -268,13 +307,17 @@ impl Ingest {
         webhook: &Webhook,
         keyring: &Keyring,
         signatures: &Signatures,
-        body: Vec<u8>,
+        body: Held,
+        visit: &impl Visit,
         began: Instant,
     ) -> Result<Appended, Refusal> {
         let now = Timestamp::now();
+        // Its share of the memory goes back once it is on disk, or is not going to be.
+        let (body, _share) = body.into_parts();
         let delivery = Delivery::new(webhook.identity.clone(), body)
             .verify(signatures, keyring, now)
             .map_err(Refusal::Signature)?;
+        visit.verified();
         let place = delivery.place().as_str();
         self.metrics.verified.get_or_create(&Place { place }).inc();
         let (received, content) = Received::new(delivery, &webhook.known, now);

@@ -26,11 +26,13 @@ pub const DELIVERY: Label = Label {
     values: &[
         ("accepted", "200: it is on disk"),
         ("duplicate", "200: a copy was on disk already"),
+        ("origin", "401: the sender is not in `--allow-from`"),
         ("method", "405: not a POST"),
         ("encoding", "415: it has a `Content-Encoding`"),
         ("too_large", "413: the body is larger than 256 KiB"),
         ("too_slow", "408: the body did not arrive in time"),
         ("broken_body", "400: the body ended early"),
+        ("no_room", "503: too many large bodies at once"),
         ("unknown_path", "401: no such webhook"),
         ("signature_missing", "401: no signature header"),
         ("signature_malformed", "401: the header holds no signature"),
@@ -40,6 +42,35 @@ pub const DELIVERY: Label = Label {
         ("journal_full", "503: as many deliveries wait as may"),
         ("draining", "503: the receiver is ending"),
         ("journal_failed", "503: the journal cannot be written"),
+    ],
+};
+
+/// Why a connection was cut, or not let in.
+const CUT: Label = Label {
+    name: "why",
+    values: &[
+        (
+            "evicted",
+            "all places were taken, and it had proven nothing for the longest time",
+        ),
+        ("peer_cap", "its peer had as many connections as it may"),
+        ("handshake", "the handshake of TLS failed or took too long"),
+        ("silent", "no complete header in time"),
+        ("idle", "no request for too long"),
+        ("deaf", "it did not take its answers"),
+        (
+            "many",
+            "it went on asking after what should have been its last answer",
+        ),
+        ("old", "it did not end by itself when it was old enough"),
+    ],
+};
+
+const CERTIFICATE: Label = Label {
+    name: "outcome",
+    values: &[
+        ("loaded", "the new one is in force"),
+        ("kept", "the new one cannot be used, the one before stays"),
     ],
 };
 
@@ -87,6 +118,13 @@ pub struct Place {
     pub place: &'static str,
 }
 
+/// Why a connection was cut.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Why {
+    /// The value.
+    pub why: &'static str,
+}
+
 /// The receiver's metrics. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -98,6 +136,10 @@ pub struct Metrics {
     pub durable_seconds: Histogram,
     /// Connections that are open.
     pub connections: Gauge,
+    /// Connections that were cut or not let in, by why.
+    pub cuts: Family<Why, Counter>,
+    /// Changes of the certificate by what became of them.
+    pub certificates: Family<Outcome, Counter>,
     /// Deliveries that wait to be published.
     pub journal_pending: Gauge,
     /// Bytes of their bodies.
@@ -122,6 +164,8 @@ impl Metrics {
             verified: Family::default(),
             durable_seconds: Histogram::new(FAST),
             connections: Gauge::default(),
+            cuts: Family::default(),
+            certificates: Family::default(),
             journal_pending: Gauge::default(),
             journal_bytes: Gauge::default(),
             journal_dead: Gauge::default(),
@@ -154,6 +198,20 @@ impl Metrics {
             "connections",
             "Connections that are open",
             &metrics.connections,
+        );
+        table.add_family(
+            "connections_cut",
+            "Connections that were cut or not let in",
+            &[CUT],
+            CUT.values.iter().map(|(why, _)| Why { why }),
+            &metrics.cuts,
+        );
+        table.add_family(
+            "certificate_changes",
+            "Changes of the certificate of --tls-cert-file",
+            &[CERTIFICATE],
+            outcomes(CERTIFICATE),
+            &metrics.certificates,
         );
         table.add(
             "journal_pending",
@@ -200,6 +258,11 @@ impl Metrics {
     /// Counts one more request.
     pub fn delivery(&self, outcome: &'static str) {
         self.deliveries.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Counts one more connection that was cut or not let in.
+    pub fn cut(&self, why: &'static str) {
+        self.cuts.get_or_create(&Why { why }).inc();
     }
 
     /// Counts one more attempt to publish.

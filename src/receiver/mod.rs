@@ -6,14 +6,20 @@
 //! watch  -> keyring (index)      reports -> status.deliveries
 //! ```
 
+pub mod admission;
+pub mod body;
+pub mod conduct;
 pub mod ingest;
 pub mod keyring;
 pub mod linger;
 pub mod metrics;
+pub mod origin;
 pub mod publisher;
 pub mod server;
 pub mod status;
+pub mod tls;
 pub mod watch;
+pub mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,6 +28,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
@@ -34,10 +41,13 @@ use crate::journal::{self, Journal, State};
 use crate::ops;
 use crate::ops::health::{Gate, Readiness};
 use crate::ops::metrics::Table;
+use body::Allowance;
 use ingest::Ingest;
 use keyring::Index;
 use metrics::Metrics;
+use origin::Origins;
 use publisher::Publisher;
+use server::Door;
 use status::Reports;
 
 /// Flags of the receiver.
@@ -113,23 +123,75 @@ pub struct ReceiverArgs {
     )]
     pub events_burst: u32,
 
-    /// How many connections may be open at once.
+    /// How many connections may be open at once. Beyond that, whoever comes takes the place of the connection that has
+    /// been open the longest without a valid delivery. Each may cost 256 KiB at the very worst.
     #[arg(
         long,
         env = "CHEKT_MAX_CONNECTIONS",
         value_name = "N",
-        default_value_t = 1024,
+        default_value_t = 512,
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub max_connections: u32,
 
-    /// How many seconds to go on accepting connections after the signal to end, so that whoever sends us traffic can
-    /// notice that we are not ready.
+    /// How many of them may come from one address (IPv6: from one /64). Not counted for trusted proxies.
+    #[arg(
+        long,
+        env = "CHEKT_MAX_CONNECTIONS_PER_PEER",
+        value_name = "N",
+        default_value_t = 128,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub max_connections_per_peer: u32,
+
+    /// Addresses that deliveries may come from, as 192.0.2.0/24 or 2001:db8::/32; may be given several times. Everybody
+    /// else gets the answer of a wrong signature. Default: all addresses.
+    #[arg(
+        long,
+        env = "CHEKT_ALLOW_FROM",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        value_parser = origin::range
+    )]
+    pub allow_from: Vec<IpNet>,
+
+    /// Addresses of the proxies before the receiver, as 10.0.0.0/8; may be given several times. Only they are believed
+    /// where a request comes from (`X-Forwarded-For`, `Forwarded`), and they must write it. Default: none.
+    #[arg(
+        long = "trusted-proxy",
+        env = "CHEKT_TRUSTED_PROXY",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        value_parser = origin::range
+    )]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// The certificate, and those that lead to its root, in a PEM file. With it the receiver speaks TLS itself. The file
+    /// is read again every 10 seconds. Default: plain http, for an Ingress before it.
+    #[arg(
+        long,
+        env = "CHEKT_TLS_CERT_FILE",
+        value_name = "FILE",
+        requires = "tls_key_file"
+    )]
+    pub tls_cert_file: Option<PathBuf>,
+
+    /// The private key of the certificate, in a PEM file.
+    #[arg(
+        long,
+        env = "CHEKT_TLS_KEY_FILE",
+        value_name = "FILE",
+        requires = "tls_cert_file"
+    )]
+    pub tls_key_file: Option<PathBuf>,
+
+    /// How many seconds to go on serving after the signal to end. The receiver is not ready by then, and asks whoever
+    /// keeps a connection to make the next one elsewhere. Kubernetes takes some seconds to tell everybody.
     #[arg(
         long,
         env = "CHEKT_DRAIN_DELAY",
         value_name = "SECONDS",
-        default_value_t = 0
+        default_value_t = 5
     )]
     pub drain_delay: u32,
 
@@ -160,6 +222,7 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
         },
         sink: false,
     };
+    let (door, certificate) = door(&args)?;
     let (journal, feed) = Journal::start(&args.journal, options)?;
     let client = client::connect().await?;
     let public = listen(args.listen).await?;
@@ -202,6 +265,9 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
     });
 
     background.spawn(follow(journal.state(), writable));
+    if let Some(certificate) = certificate {
+        background.spawn(certificate.follow(tls::EVERY, metrics.clone()));
+    }
 
     let (ops_end, work_end) = (CancellationToken::new(), CancellationToken::new());
     tracing::info!(role = "receiver", public = %public.local_addr()?, ops = %ops.local_addr()?, "listening");
@@ -238,17 +304,17 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
 
     let ingest = Arc::new(Ingest {
         profile: profile::PARTNER,
+        origins: Origins {
+            allowed: args.allow_from,
+            trusted: args.trusted_proxies,
+        },
+        bodies: Allowance::default(),
         index: indexed,
         journal: journal.clone(),
         reports,
         metrics,
     });
-    let accept_end = CancellationToken::new();
-    let limits = server::Limits {
-        connections: usize::try_from(args.max_connections)?,
-        ..server::Limits::default()
-    };
-    let mut server = tokio::spawn(server::serve(public, ingest, limits, accept_end.clone()));
+    let mut server = tokio::spawn(server::serve(public, ingest, door.clone()));
     serving.open();
 
     // What ends early leaves the rest to a new process: everything that was acknowledged is in the journal.
@@ -260,9 +326,12 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
         ended = &mut status => anyhow::bail!("the status writer has ended: {ended:?}"),
     }
 
+    // Kubernetes kills what has not ended 30 s after the signal. At most 5 s of serving (--drain-delay), 6 s for what is
+    // in flight (server::Limits::drain) and 8 s of publishing (--drain-timeout) are 19.
     serving.close("ending");
+    door.leaving.cancel();
     tokio::time::sleep(Duration::from_secs(u64::from(args.drain_delay))).await;
-    accept_end.cancel();
+    door.end.cancel();
     server.await.context("the accept loop")?;
     work_end.cancel();
     publisher.await.context("the publisher")?;
@@ -287,6 +356,22 @@ async fn follow(mut state: Receiver<State>, gate: Gate) {
             return std::future::pending().await;
         }
     }
+}
+
+/// How to serve, and what looks after the certificate where we have one.
+fn door(args: &ReceiverArgs) -> anyhow::Result<(Door, Option<tls::Watched>)> {
+    let mut limits = server::Limits::default();
+    limits.caps.connections = usize::try_from(args.max_connections)?;
+    limits.caps.per_peer = usize::try_from(args.max_connections_per_peer)?;
+    let mut door = Door::open(limits);
+    // One file without the other is refused by the command line.
+    let (Some(cert), Some(key)) = (&args.tls_cert_file, &args.tls_key_file) else {
+        return Ok((door, None));
+    };
+    let (cert, key) = (cert.clone(), key.clone());
+    let (tls, certificate) = tls::Files { cert, key }.load()?;
+    door.tls = Some(tls);
+    Ok((door, Some(certificate)))
 }
 
 /// One watch for each namespace, or one for all.

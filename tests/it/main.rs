@@ -15,6 +15,7 @@ mod deletion;
 mod deliveries;
 mod faults;
 mod generated;
+mod hardness;
 mod links;
 mod needs;
 mod processes;

@@ -12,10 +12,12 @@ use chekt_operator::delivery::profile;
 use chekt_operator::delivery::received::Known;
 use chekt_operator::journal::{self, Feed, Journal, Limits as JournalLimits, State};
 use chekt_operator::ops::metrics::Table;
+use chekt_operator::receiver::body::Allowance;
 use chekt_operator::receiver::ingest::Ingest;
 use chekt_operator::receiver::keyring::{Index, Webhook};
 use chekt_operator::receiver::metrics::{self, Metrics};
-use chekt_operator::receiver::server::{self, Limits};
+use chekt_operator::receiver::origin::Origins;
+use chekt_operator::receiver::server::{self, Door, Limits};
 use chekt_operator::receiver::status::Reports;
 use chekt_operator::resources::keyring::{Key, Keyring, SigningSecret, WebhookIdentity};
 use hmac::{Hmac, KeyInit, Mac};
@@ -27,20 +29,21 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-const SECRET: &[u8] = b"test-secret-1";
-const PATH: &str = "/webhooks/security/alarms";
-const ALARM: &str = r#"{"event":"alarm.triggered","webhook_id":"webhook_abc123","timestamp":"2024-01-15T14:20:00Z","data":{"alarm_id":"alarm_xyz789"}}"#;
+pub(crate) const SECRET: &[u8] = b"test-secret-1";
+pub(crate) const PATH: &str = "/webhooks/security/alarms";
+pub(crate) const ALARM: &str = r#"{"event":"alarm.triggered","webhook_id":"webhook_abc123","timestamp":"2024-01-15T14:20:00Z","data":{"alarm_id":"alarm_xyz789"}}"#;
 
 /// A receiver on a port of its own, with one webhook whose keyring is there.
-struct Receiver {
-    address: SocketAddr,
-    index: watch::Sender<Index>,
-    journal: Journal,
+pub(crate) struct Receiver {
+    pub(crate) address: SocketAddr,
+    pub(crate) index: watch::Sender<Index>,
+    pub(crate) journal: Journal,
     feed: Feed,
     registry: Registry,
-    end: CancellationToken,
-    served: JoinHandle<()>,
-    http: reqwest::Client,
+    pub(crate) leaving: CancellationToken,
+    pub(crate) end: CancellationToken,
+    pub(crate) served: JoinHandle<()>,
+    pub(crate) http: reqwest::Client,
     _dir: tempfile::TempDir,
 }
 
@@ -52,7 +55,7 @@ fn identity(name: &str) -> WebhookIdentity {
     }
 }
 
-fn webhook(name: &str) -> Webhook {
+pub(crate) fn webhook(name: &str) -> Webhook {
     Webhook {
         identity: identity(name),
         known: Known::default(),
@@ -60,7 +63,7 @@ fn webhook(name: &str) -> Webhook {
     }
 }
 
-fn keyring(name: &str) -> Keyring {
+pub(crate) fn keyring(name: &str) -> Keyring {
     Keyring {
         current: Some(Key {
             id: "key-1".into(),
@@ -70,7 +73,7 @@ fn keyring(name: &str) -> Keyring {
     }
 }
 
-fn sign(body: &[u8]) -> String {
+pub(crate) fn sign(body: &[u8]) -> String {
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(SECRET).unwrap();
     mac.update(body);
     let digest = mac.finalize().into_bytes();
@@ -78,11 +81,23 @@ fn sign(body: &[u8]) -> String {
 }
 
 impl Receiver {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(JournalLimits::default(), Limits::default()).await
     }
 
+    pub(crate) async fn limited(limits: Limits) -> Self {
+        Self::start_with(JournalLimits::default(), limits).await
+    }
+
     async fn start_with(journal_limits: JournalLimits, limits: Limits) -> Self {
+        Self::behind(journal_limits, Door::open(limits), Origins::default()).await
+    }
+
+    pub(crate) async fn behind(
+        journal_limits: JournalLimits,
+        door: Door,
+        origins: Origins,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = journal::Options {
             limits: journal_limits,
@@ -104,6 +119,8 @@ impl Receiver {
         let mut table = Table::new(metrics::PREFIX);
         let ingest = Ingest {
             profile: profile::PARTNER,
+            origins,
+            bodies: Allowance::default(),
             index: indexed,
             journal: journal.clone(),
             reports: Reports::default(),
@@ -111,19 +128,15 @@ impl Receiver {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let end = CancellationToken::new();
-        let served = tokio::spawn(server::serve(
-            listener,
-            Arc::new(ingest),
-            limits,
-            end.clone(),
-        ));
+        let (leaving, end) = (door.leaving.clone(), door.end.clone());
+        let served = tokio::spawn(server::serve(listener, Arc::new(ingest), door));
         Receiver {
             address,
             index,
             journal,
             feed,
             registry: table.into_registry(),
+            leaving,
             end,
             served,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
@@ -131,7 +144,7 @@ impl Receiver {
         }
     }
 
-    fn post(&self, path: &str, body: impl Into<Vec<u8>>) -> reqwest::RequestBuilder {
+    pub(crate) fn post(&self, path: &str, body: impl Into<Vec<u8>>) -> reqwest::RequestBuilder {
         let body = body.into();
         self.http
             .post(format!("http://{}{path}", self.address))
@@ -139,20 +152,25 @@ impl Receiver {
             .body(body)
     }
 
-    async fn answer(&self, request: reqwest::RequestBuilder) -> StatusCode {
+    pub(crate) async fn answer(&self, request: reqwest::RequestBuilder) -> StatusCode {
         request.send().await.unwrap().status()
     }
 
-    fn counted(&self, outcome: &str) -> bool {
+    pub(crate) fn metrics_text(&self) -> String {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+
+    fn counted(&self, outcome: &str) -> bool {
+        let text = self.metrics_text();
         let series = format!("chekt_receiver_deliveries_total{{outcome=\"{outcome}\"}} ");
         let count = text.lines().find_map(|line| line.strip_prefix(&series));
         count.is_some_and(|count| count != "0")
     }
 
     /// Sends bytes as they are and reads until the server has nothing more to say.
-    async fn raw(&self, bytes: &[u8]) -> String {
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
@@ -422,11 +440,9 @@ async fn a_full_journal_and_a_closed_one_answer_503() {
 
 #[tokio::test]
 async fn who_says_nothing_or_half_a_header_is_cut_off() {
-    let limits = Limits {
-        headers: Duration::from_millis(300),
-        ..Limits::default()
-    };
-    let receiver = Receiver::start_with(JournalLimits::default(), limits).await;
+    let mut limits = Limits::default();
+    limits.patience.headers = Duration::from_millis(300);
+    let receiver = Receiver::limited(limits).await;
     for start in ["", "P", "PRI * HTTP/2", "POST / HTTP/1.1\r\nHost: x\r\nX-A"] {
         let began = Instant::now();
         let answer = receiver.raw(start.as_bytes()).await;
@@ -450,23 +466,6 @@ async fn a_body_that_does_not_arrive_gets_408_within_four_seconds() {
         .await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert!(began.elapsed() < Duration::from_millis(4_900));
-}
-
-#[tokio::test]
-async fn there_are_never_more_connections_than_allowed() {
-    let limits = Limits {
-        connections: 1,
-        headers: Duration::from_millis(500),
-        ..Limits::default()
-    };
-    let receiver = Receiver::start_with(JournalLimits::default(), limits).await;
-    let silent = TcpStream::connect(receiver.address).await.unwrap();
-    let began = Instant::now();
-    // It waits for the silent one to be cut off, and is served then.
-    let status = receiver.answer(receiver.post(PATH, ALARM)).await;
-    assert_eq!(status, StatusCode::OK);
-    assert!(began.elapsed() >= Duration::from_millis(300));
-    drop(silent);
 }
 
 #[tokio::test]
@@ -550,26 +549,4 @@ async fn a_refused_sender_that_is_still_sending_reads_the_answer_and_no_reset() 
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-}
-
-#[tokio::test]
-async fn a_connection_is_closed_at_the_end_of_its_life() {
-    let limits = Limits {
-        life: Duration::from_millis(300),
-        ..Limits::default()
-    };
-    let receiver = Receiver::start_with(JournalLimits::default(), limits).await;
-    let began = Instant::now();
-    let answer = receiver
-        .raw(
-            format!(
-                "POST {PATH} HTTP/1.1\r\nHost: x\r\nX-Webhook-Signature: {}\r\nContent-Length: {}\r\n\r\n{ALARM}",
-                sign(ALARM.as_bytes()),
-                ALARM.len()
-            )
-            .as_bytes(),
-        )
-        .await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert!(began.elapsed() < Duration::from_secs(8));
 }

@@ -1,0 +1,845 @@
+//! What the internet does to a receiver, and that deliveries are answered meanwhile. Everything is bounded: some hundred
+//! connections, some thousand frames, on loopback, in this process.
+
+// The helpers below are test code as well; clippy knows only functions marked as tests.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::{Duration, Instant};
+
+use chekt_operator::journal::Limits as JournalLimits;
+use chekt_operator::receiver::origin::{Origins, range};
+use chekt_operator::receiver::server::{Door, Limits};
+use http::{Request, StatusCode};
+use hyper::body::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::harness::eventually;
+use crate::receiver::{ALARM, PATH, Receiver, keyring, sign, webhook};
+
+/// CHeKT gives a delivery five seconds.
+const IN_TIME: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
+
+/// A delivery that nobody has sent before.
+fn alarm(number: usize) -> String {
+    format!(r#"{{"event":"alarm.triggered","data":{{"alarm_id":"alarm-{number}"}}}}"#)
+}
+
+/// The bytes of a request of HTTP/1.1.
+fn request(body: &str, signature: &str, more: &str) -> Vec<u8> {
+    format!(
+        "POST {PATH} HTTP/1.1\r\nHost: x\r\nX-Webhook-Signature: {signature}\r\nContent-Length: {}\r\n{more}\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+fn signed(body: &str) -> Vec<u8> {
+    request(body, &sign(body.as_bytes()), "")
+}
+
+/// Delivers over a connection of its own; how long it took to be answered 200.
+async fn deliver(receiver: &Receiver, number: usize) -> Duration {
+    let began = Instant::now();
+    let body = alarm(number);
+    let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+    stream.write_all(&signed(&body)).await.unwrap();
+    assert_eq!(status(&mut stream).await, 200, "delivery {number}");
+    began.elapsed()
+}
+
+/// Reads one answer of HTTP/1.1, whole; its head and its body.
+async fn answer(stream: &mut TcpStream) -> std::io::Result<(String, String)> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let head = String::from_utf8_lossy(&head).to_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok((head, String::from_utf8_lossy(&body).into_owned()))
+}
+
+async fn status(stream: &mut TcpStream) -> u16 {
+    let answered = tokio::time::timeout(SOON, answer(stream)).await;
+    let (head, _) = answered.expect("an answer").expect("a whole answer");
+    head[9..12].parse().unwrap()
+}
+
+/// Whether the peer has closed it, which is waited for.
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    tokio::time::timeout(SOON, stream.read_to_end(&mut rest))
+        .await
+        .is_ok()
+}
+
+fn metric(receiver: &Receiver, series: &str) -> u64 {
+    let text = receiver.metrics_text();
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value.expect("the series is there").parse().unwrap()
+}
+
+fn cut(receiver: &Receiver, why: &str) -> u64 {
+    let series = format!("chekt_receiver_connections_cut_total{{why=\"{why}\"}}");
+    metric(receiver, &series)
+}
+
+#[tokio::test]
+async fn four_times_as_many_silent_connections_as_there_are_places_keep_no_delivery_out() {
+    let mut limits = Limits::default();
+    (limits.caps.connections, limits.caps.per_peer) = (100, usize::MAX);
+    let receiver = Receiver::limited(limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..400 {
+        silent.push(TcpStream::connect(receiver.address).await.unwrap());
+    }
+    // Not one of them is near its own deadline, which is after ten seconds.
+    for number in 0..10 {
+        let took = deliver(&receiver, number).await;
+        assert!(took < IN_TIME, "delivery {number} took {took:?}");
+    }
+    assert!(metric(&receiver, "chekt_receiver_connections") <= 101);
+    assert!(cut(&receiver, "evicted") >= 10);
+    assert_eq!(cut(&receiver, "silent"), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_has_delivered_keeps_its_place_among_silent_ones() {
+    let mut limits = Limits::default();
+    (limits.caps.connections, limits.caps.per_peer) = (4, usize::MAX);
+    limits.caps.grace = Duration::from_millis(10);
+    let receiver = Receiver::limited(limits).await;
+    let mut proven = TcpStream::connect(receiver.address).await.unwrap();
+    proven.write_all(&signed(&alarm(1))).await.unwrap();
+    assert_eq!(status(&mut proven).await, 200);
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(receiver.address).await.unwrap());
+    }
+    eventually("most of them to be gone", SOON, async || {
+        let evicted = cut(&receiver, "evicted");
+        anyhow::ensure!(evicted >= 17, "{evicted} are");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    proven.write_all(&signed(&alarm(2))).await.unwrap();
+    assert_eq!(status(&mut proven).await, 200);
+    assert!(is_closed(&mut silent[0]).await);
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_places_and_a_trusted_proxy_all() {
+    let mut limits = Limits::default();
+    limits.caps.per_peer = 3;
+    let receiver = Receiver::limited(limits).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(TcpStream::connect(receiver.address).await.unwrap());
+    }
+    eventually("three to be open", SOON, async || {
+        anyhow::ensure!(metric(&receiver, "chekt_receiver_connections") == 3);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let mut fourth = TcpStream::connect(receiver.address).await.unwrap();
+    assert!(is_closed(&mut fourth).await);
+    assert_eq!(cut(&receiver, "peer_cap"), 1);
+    // A second later, the first of its own makes room.
+    tokio::time::sleep(limits.caps.grace).await;
+    deliver(&receiver, 1).await;
+    assert!(is_closed(&mut open[0]).await);
+
+    let origins = Origins {
+        trusted: vec![range("127.0.0.0/8").unwrap()],
+        ..Origins::default()
+    };
+    let receiver = Receiver::behind(JournalLimits::default(), Door::open(limits), origins).await;
+    for _ in 0..10 {
+        open.push(TcpStream::connect(receiver.address).await.unwrap());
+    }
+    deliver(&receiver, 2).await;
+    assert_eq!(cut(&receiver, "peer_cap"), 0);
+}
+
+#[tokio::test]
+async fn pipelined_deliveries_are_answered_each_and_in_order() {
+    let receiver = Receiver::start().await;
+    let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+    let mut sent = Vec::new();
+    for number in 0..40 {
+        let body = alarm(number);
+        let more = if number == 39 {
+            "Connection: close\r\n"
+        } else {
+            ""
+        };
+        match number % 4 {
+            3 => sent.extend(request(&body, &sign(b"another"), more)),
+            _ => sent.extend(request(&body, &sign(body.as_bytes()), more)),
+        }
+    }
+    stream.write_all(&sent).await.unwrap();
+    for number in 0..40 {
+        let expected = if number % 4 == 3 { 401 } else { 200 };
+        assert_eq!(status(&mut stream).await, expected, "request {number}");
+    }
+    assert!(is_closed(&mut stream).await);
+    assert_eq!(receiver.journal.depth().pending, 30);
+}
+
+#[tokio::test]
+async fn who_pipelines_and_never_reads_is_cut() {
+    let mut limits = Limits::default();
+    limits.patience.stall = Duration::from_millis(300);
+    limits.patience.unproven_requests = u32::MAX;
+    let receiver = Receiver::limited(limits).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    // So that it takes little to fill.
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stream = socket.connect(receiver.address).await.unwrap();
+    let again = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1_000);
+    let began = Instant::now();
+    let pushed = tokio::time::timeout(SOON, async {
+        loop {
+            if let Err(error) = stream.write_all(&again).await {
+                return error;
+            }
+        }
+    });
+    let error = pushed.await.expect("it is cut");
+    eprintln!("cut after {:?}: {error}", began.elapsed());
+    assert_eq!(cut(&receiver, "deaf"), 1);
+    deliver(&receiver, 1).await;
+}
+
+/// A connection of HTTP/2 as somebody who wants to do harm makes it.
+async fn http2(
+    receiver: &Receiver,
+    window: u32,
+) -> (
+    h2::client::SendRequest<Bytes>,
+    tokio::task::JoinHandle<Result<(), h2::Error>>,
+) {
+    let stream = TcpStream::connect(receiver.address).await.unwrap();
+    let (client, connection) = h2::client::Builder::new()
+        .initial_window_size(window)
+        .max_concurrent_reset_streams(10_000)
+        .handshake(stream)
+        .await
+        .unwrap();
+    (client, tokio::spawn(connection))
+}
+
+fn http2_request(receiver: &Receiver, signature: &str) -> Request<()> {
+    Request::post(format!("http://{}{PATH}", receiver.address))
+        .header("x-webhook-signature", signature)
+        .body(())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn who_keeps_the_window_of_http_2_closed_is_cut() {
+    let mut limits = Limits::default();
+    limits.patience.stall = Duration::from_millis(300);
+    let receiver = Receiver::limited(limits).await;
+    let (client, connection) = http2(&receiver, 0).await;
+    let mut client = client.ready().await.unwrap();
+    let signature = sign(ALARM.as_bytes());
+    let (answer, mut body) = client
+        .send_request(http2_request(&receiver, &signature), false)
+        .unwrap();
+    body.send_data(Bytes::from_static(ALARM.as_bytes()), true)
+        .unwrap();
+    // The head needs no window; the few bytes behind it do.
+    assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+    let ended = tokio::time::timeout(SOON, connection).await;
+    eprintln!("{:?}", ended.expect("it is cut").unwrap());
+    assert_eq!(cut(&receiver, "deaf"), 1);
+}
+
+/// One frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// The headers of a delivery, packed without a table (RFC 7541).
+fn packed(path: &str, signature: &str) -> Vec<u8> {
+    let text = |text: &str| {
+        let mut bytes = vec![u8::try_from(text.len()).unwrap()];
+        bytes.extend(text.bytes());
+        bytes
+    };
+    let mut block = vec![0x83, 0x86, 0x04];
+    block.extend(text(path));
+    block.extend([0x01, 1, b'x', 0x00]);
+    block.extend(text("x-webhook-signature"));
+    block.extend(text(signature));
+    block
+}
+
+/// The error codes of every GOAWAY among these frames.
+fn goaways(mut frames: &[u8]) -> Vec<u32> {
+    let mut codes = Vec::new();
+    while let Some((head, rest)) = frames.split_first_chunk::<9>() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let (payload, rest) = rest.split_at(rest.len().min(length as usize));
+        if let (7, [_, _, _, _, code @ ..]) = (head[3], payload) {
+            codes.extend(
+                code.first_chunk::<4>()
+                    .map(|code| u32::from_be_bytes(*code)),
+            );
+        }
+        frames = rest;
+    }
+    codes
+}
+
+/// Sends one burst after the other, each made from the number of the first stream in it, with a delivery beside each: how
+/// many streams it took until the connection was cut, and what was said on it before.
+async fn flood(
+    receiver: &Receiver,
+    streams: u32,
+    burst: impl Fn(std::ops::Range<u32>) -> Vec<u8>,
+) -> (u32, Vec<u32>) {
+    const MOST: u32 = 20_000;
+    let stream = TcpStream::connect(receiver.address).await.unwrap();
+    let (mut reading, mut writing) = stream.into_split();
+    let heard = tokio::spawn(async move {
+        let mut heard = Vec::new();
+        // A reset at the end is as good as an end.
+        let _ = reading.read_to_end(&mut heard).await;
+        heard
+    });
+    let mut start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    start.extend(frame(4, 0, 0, &[]));
+    writing.write_all(&start).await.unwrap();
+    let (mut sent, mut worst) = (0, Duration::ZERO);
+    while sent < MOST && !heard.is_finished() {
+        // What is sent after the cut is thrown away, and is no error at once.
+        let _ = writing.write_all(&burst(sent..sent + streams)).await;
+        sent += streams;
+        worst = worst.max(deliver(receiver, sent as usize).await);
+    }
+    assert!(sent < MOST, "it could have gone on for ever");
+    assert!(worst < IN_TIME);
+    let codes = goaways(&heard.await.unwrap());
+    eprintln!(
+        "cut after {sent} streams and {codes:?}; the slowest delivery beside them took {worst:?}"
+    );
+    (sent, codes)
+}
+
+#[tokio::test]
+async fn who_opens_streams_without_end_is_cut_off_and_delays_nobody() {
+    const NO_ERROR: u32 = 0;
+    const ENHANCE_YOUR_CALM: u32 = 0xb;
+    const HEADERS: u8 = 1;
+    const RESET: u8 = 3;
+    let receiver = Receiver::start().await;
+    let headers = packed(PATH, &sign(b"no matter"));
+    let cancel = 8_u32.to_be_bytes();
+    // Rapid reset: open and taken back with one packet. h2 sees to it.
+    let (sent, codes) = flood(&receiver, 100, |numbers| {
+        let both = |number| {
+            let stream = 2 * number + 1;
+            let mut bytes = frame(HEADERS, 4, stream, &headers);
+            bytes.extend(frame(RESET, 0, stream, &cancel));
+            bytes
+        };
+        numbers.flat_map(both).collect()
+    })
+    .await;
+    assert_eq!(codes, [ENHANCE_YOUR_CALM]);
+    assert!(sent <= 5_000, "{sent}");
+    // More at once than were granted: these are refused one by one, and then it is enough.
+    let (sent, codes) = flood(&receiver, 100, |numbers| {
+        let open = |number| frame(HEADERS, 4, 2 * number + 1, &headers);
+        numbers.flat_map(open).collect()
+    })
+    .await;
+    assert_eq!(codes.last(), Some(&ENHANCE_YOUR_CALM), "{codes:?}");
+    assert!(sent <= 5_000, "{sent}");
+    // Requests like any other: after a hundred without a valid one it is asked to go, and does not have to agree.
+    let (sent, codes) = flood(&receiver, 5, |numbers| {
+        let ask = |number| frame(HEADERS, 5, 2 * number + 1, &headers);
+        numbers.flat_map(ask).collect()
+    })
+    .await;
+    assert_eq!(codes, [NO_ERROR]);
+    assert!((200..=250).contains(&sent), "{sent}");
+    assert_eq!(cut(&receiver, "many"), 1);
+}
+
+#[tokio::test]
+async fn bodies_over_http_2_have_the_same_deadline_and_the_same_cap() {
+    let receiver = Receiver::start().await;
+    let (client, _connection) = http2(&receiver, 65_535).await;
+    let mut client = client.ready().await.unwrap();
+    let signature = sign(b"x");
+    let began = Instant::now();
+    let (late, mut half) = client
+        .send_request(http2_request(&receiver, &signature), false)
+        .unwrap();
+    half.send_data(Bytes::from_static(b"half"), false).unwrap();
+    let (large, mut body) = client
+        .send_request(http2_request(&receiver, &signature), false)
+        .unwrap();
+    // Not announced, so it is found out while it comes.
+    let pushing = tokio::spawn(async move {
+        let mut left = 300 * 1024;
+        body.reserve_capacity(left);
+        while left > 0 {
+            let Some(Ok(room)) = std::future::poll_fn(|cx| body.poll_capacity(cx)).await else {
+                return;
+            };
+            let now = room.min(left);
+            left -= now;
+            if body.send_data(vec![b'x'; now].into(), left == 0).is_err() {
+                return;
+            }
+        }
+    });
+    assert_eq!(large.await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(late.await.unwrap().status(), StatusCode::REQUEST_TIMEOUT);
+    assert!(began.elapsed() < IN_TIME);
+    pushing.await.unwrap();
+}
+
+#[tokio::test]
+async fn all_who_are_not_believed_get_the_same_answer_to_the_byte() {
+    let origins = Origins {
+        allowed: vec![range("192.0.2.0/24").unwrap()],
+        trusted: vec![range("127.0.0.1").unwrap()],
+    };
+    let door = Door::open(Limits::default());
+    let receiver = Receiver::behind(JournalLimits::default(), door, origins).await;
+    let from = |address: &str| format!("X-Forwarded-For: {address}\r\n");
+    let (good, allowed) = (sign(ALARM.as_bytes()), from("192.0.2.7"));
+    let elsewhere = |path: &str| {
+        let sent = String::from_utf8(request(ALARM, &good, &allowed)).unwrap();
+        sent.replacen(PATH, path, 1).into_bytes()
+    };
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        (
+            "from elsewhere",
+            request(ALARM, &good, &from("203.0.113.9")),
+        ),
+        ("from nowhere", request(ALARM, &good, "")),
+        (
+            "a made up sender",
+            request(ALARM, &good, &from("192.0.2.7, 203.0.113.9")),
+        ),
+        (
+            "a sender that cannot be read",
+            request(ALARM, &good, &from("192.0.2.7, x")),
+        ),
+        (
+            "two senders",
+            request(
+                ALARM,
+                &good,
+                &format!("{allowed}Forwarded: for=192.0.2.8\r\n"),
+            ),
+        ),
+        ("a wrong signature", request(ALARM, &sign(b"x"), &allowed)),
+        ("no signature", request(ALARM, "none", &allowed)),
+        ("an empty signature", request(ALARM, "", &allowed)),
+        ("no such webhook", elsewhere("/webhooks/security/others")),
+        ("no such namespace", elsewhere("/webhooks/others/alarms")),
+        ("the root", elsewhere("/")),
+        ("a star", elsewhere("*")),
+        (
+            "a way up",
+            elsewhere("/webhooks/security/../security/alarms"),
+        ),
+        (
+            "a way up in code",
+            elsewhere("/webhooks/security/%2e%2e/security/alarms"),
+        ),
+        ("a letter in code", elsewhere("/webhooks/security/al%61rms")),
+        ("a slash in code", elsewhere("/webhooks%2fsecurity/alarms")),
+        ("a slash more", elsewhere("/webhooks/security/alarms/")),
+        ("a slash twice", elsewhere("//webhooks/security/alarms")),
+        ("a backslash", elsewhere("/webhooks/security\\alarms")),
+        ("a zero", elsewhere("/webhooks/security/alarms%00")),
+        ("another case", elsewhere("/webhooks/security/Alarms")),
+        (
+            "bytes of another world",
+            elsewhere("/webhooks/security/\u{e4}larms"),
+        ),
+        (
+            "a long path",
+            elsewhere(&format!("/webhooks/security/{}", "a".repeat(5_000))),
+        ),
+    ];
+    let mut first = None;
+    for (what, sent) in cases {
+        let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+        stream.write_all(&sent).await.unwrap();
+        let (head, body) = tokio::time::timeout(SOON, answer(&mut stream))
+            .await
+            .unwrap_or_else(|_| panic!("{what}: no answer"))
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        let head: Vec<String> = head
+            .lines()
+            .filter(|line| !line.starts_with("date: "))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(head[0], "http/1.1 401 unauthorized", "{what}");
+        let this = (head, body);
+        assert_eq!(first.get_or_insert_with(|| this.clone()), &this, "{what}");
+    }
+    assert_eq!(receiver.journal.depth().pending, 0);
+    // And one that is believed, by either header and with a stranger's word before the proxy's.
+    for more in [
+        allowed.clone(),
+        from("203.0.113.9, 192.0.2.7"),
+        "Forwarded: for=192.0.2.7;proto=https\r\n".to_owned(),
+    ] {
+        let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+        let sent = request(ALARM, &good, &more);
+        stream.write_all(&sent).await.unwrap();
+        assert_eq!(status(&mut stream).await, 200, "{more}");
+    }
+}
+
+/// Where two servers on the way might understand two things, there must be one meaning or none. This pins what hyper makes
+/// of it, which we rely on.
+#[tokio::test]
+async fn requests_with_two_meanings_are_refused_and_old_ones_understood() {
+    let receiver = Receiver::start().await;
+    let signature = sign(ALARM.as_bytes());
+    let length = ALARM.len();
+    let head = |line: &str, more: &str| {
+        format!(
+            "{line}\r\nHost: x\r\nX-Webhook-Signature: {signature}\r\nConnection: close\r\n{more}\r\n"
+        )
+    };
+    let post = format!("POST {PATH} HTTP/1.1");
+    let chunked = format!("{length:x}\r\n{ALARM}\r\n0\r\n\r\n");
+    let cases = [
+        (
+            "two lengths",
+            head(
+                &post,
+                &format!("Content-Length: {length}\r\nContent-Length: 3\r\n"),
+            ) + ALARM,
+            "400",
+        ),
+        (
+            "the same length twice",
+            head(
+                &post,
+                &format!("Content-Length: {length}\r\nContent-Length: {length}\r\n"),
+            ) + ALARM,
+            "200",
+        ),
+        (
+            "a list of lengths",
+            head(&post, &format!("Content-Length: {length}, {length}\r\n")) + ALARM,
+            "400",
+        ),
+        (
+            "a length with a sign",
+            head(&post, &format!("Content-Length: +{length}\r\n")) + ALARM,
+            "400",
+        ),
+        (
+            "a length and chunks",
+            head(&post, "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n") + &chunked,
+            "200",
+        ),
+        (
+            "chunks that are packed",
+            head(&post, "Transfer-Encoding: gzip, chunked\r\n") + &chunked,
+            "200",
+        ),
+        (
+            "chunks that are not the last",
+            head(&post, "Transfer-Encoding: chunked, gzip\r\n") + &chunked,
+            "400",
+        ),
+        (
+            "chunks",
+            head(&post, "Transfer-Encoding: chunked\r\n") + &chunked,
+            "200",
+        ),
+        (
+            "a whole url",
+            head(
+                &format!("POST http://elsewhere{PATH} HTTP/1.1"),
+                &format!("Content-Length: {length}\r\n"),
+            ) + ALARM,
+            "200",
+        ),
+        (
+            "HTTP/1.0",
+            head(
+                &format!("POST {PATH} HTTP/1.0"),
+                &format!("Content-Length: {length}\r\n"),
+            ) + ALARM,
+            "200",
+        ),
+        ("CONNECT", head("CONNECT x:443 HTTP/1.1", ""), "405"),
+        ("OPTIONS *", head("OPTIONS * HTTP/1.1", ""), "405"),
+        ("TRACE", head(&format!("TRACE {PATH} HTTP/1.1"), ""), "405"),
+        (
+            "a method nobody knows",
+            head(&format!("BREW {PATH} HTTP/1.1"), ""),
+            "405",
+        ),
+        (
+            "an upgrade",
+            head(
+                &post,
+                &format!("Upgrade: h2c\r\nContent-Length: {length}\r\n"),
+            ) + ALARM,
+            "200",
+        ),
+        (
+            "packed",
+            head(
+                &post,
+                &format!("Content-Encoding: gzip\r\nContent-Length: {length}\r\n"),
+            ) + ALARM,
+            "415",
+        ),
+        (
+            "not packed, and said so",
+            head(
+                &post,
+                &format!("Content-Encoding: identity\r\nContent-Length: {length}\r\n"),
+            ) + ALARM,
+            "200",
+        ),
+        (
+            "a folded header",
+            head(
+                &post,
+                &format!("X-A: b\r\n c\r\nContent-Length: {length}\r\n"),
+            ) + ALARM,
+            "400",
+        ),
+        (
+            "a space before the colon",
+            head(&post, &format!("Content-Length : {length}\r\n")) + ALARM,
+            "400",
+        ),
+        (
+            "bare line feeds",
+            head(&post, &format!("Content-Length: {length}\r\n")).replace("\r\n", "\n") + ALARM,
+            "200",
+        ),
+        (
+            "a hundred and one headers",
+            head(&post, &"X-A: b\r\n".repeat(101)),
+            "431",
+        ),
+        (
+            "a header of 20 KiB",
+            head(&post, &format!("X-A: {}\r\n", "a".repeat(20 * 1024))),
+            "431",
+        ),
+        ("no HTTP", "EHLO example.com\r\n\r\n".to_owned(), "400"),
+        (
+            "TLS",
+            "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}\r\n\r\n".to_owned(),
+            "400",
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (what, sent, expected) in cases {
+        let said = receiver.raw(sent.as_bytes()).await;
+        let seen = said.get(9..12).unwrap_or("nothing");
+        if seen != expected {
+            wrong.push(format!("{what}: {seen}, not {expected}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[tokio::test]
+async fn a_connection_ends_after_so_many_requests_and_after_so_long_and_says_so_before() {
+    let mut limits = Limits::default();
+    limits.patience.requests = 5;
+    limits.patience.unproven_requests = 3;
+    let receiver = Receiver::limited(limits).await;
+    for (valid, most) in [(true, 5), (false, 3)] {
+        let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+        for number in 1..=most {
+            let body = alarm(number);
+            let signature = sign(if valid { body.as_bytes() } else { b"x" });
+            stream
+                .write_all(&request(&body, &signature, ""))
+                .await
+                .unwrap();
+            let (head, _) = answer(&mut stream).await.unwrap();
+            assert_eq!(
+                head.contains("connection: close"),
+                number == most,
+                "{number}: {head}"
+            );
+        }
+        assert!(is_closed(&mut stream).await);
+    }
+
+    let mut limits = Limits::default();
+    limits.patience.life = Duration::from_millis(300);
+    let receiver = Receiver::limited(limits).await;
+    let mut stream = TcpStream::connect(receiver.address).await.unwrap();
+    stream.write_all(&signed(ALARM)).await.unwrap();
+    let (head, _) = answer(&mut stream).await.unwrap();
+    assert!(!head.contains("connection: close"), "{head}");
+    tokio::time::sleep(limits.patience.life).await;
+    // It is not closed under a sender that may be sending: it has one request more.
+    stream.write_all(&signed(ALARM)).await.unwrap();
+    let (head, _) = answer(&mut stream).await.unwrap();
+    assert!(
+        head.contains(" 200 ") && head.contains("connection: close"),
+        "{head}"
+    );
+    assert!(is_closed(&mut stream).await);
+}
+
+#[tokio::test]
+async fn a_proven_connection_may_rest_and_a_refused_one_may_not() {
+    let mut limits = Limits::default();
+    limits.patience.headers = Duration::from_millis(200);
+    limits.patience.idle = Duration::from_millis(1_500);
+    let receiver = Receiver::limited(limits).await;
+    let (mut proven, mut refused) = (
+        TcpStream::connect(receiver.address).await.unwrap(),
+        TcpStream::connect(receiver.address).await.unwrap(),
+    );
+    let began = Instant::now();
+    proven.write_all(&signed(ALARM)).await.unwrap();
+    refused
+        .write_all(&request(ALARM, &sign(b"x"), ""))
+        .await
+        .unwrap();
+    assert_eq!(status(&mut proven).await, 200);
+    assert_eq!(status(&mut refused).await, 401);
+    assert!(is_closed(&mut refused).await);
+    assert!(
+        began.elapsed() < Duration::from_millis(1_400),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(is_closed(&mut proven).await);
+    assert!(
+        began.elapsed() >= Duration::from_millis(1_500),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!((cut(&receiver, "silent"), cut(&receiver, "idle")), (1, 1));
+
+    // However long it may rest, a header that has begun must be over in time.
+    let mut trickles = TcpStream::connect(receiver.address).await.unwrap();
+    trickles.write_all(&signed(ALARM)).await.unwrap();
+    assert_eq!(status(&mut trickles).await, 200);
+    let began = Instant::now();
+    trickles.write_all(b"POST / HTT").await.unwrap();
+    assert!(is_closed(&mut trickles).await);
+    assert!(
+        began.elapsed() < Duration::from_millis(1_400),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn while_it_is_leaving_everybody_is_served_and_asked_to_go_elsewhere() {
+    let receiver = Receiver::start().await;
+    let mut kept = TcpStream::connect(receiver.address).await.unwrap();
+    kept.write_all(&signed(&alarm(1))).await.unwrap();
+    let (head, _) = answer(&mut kept).await.unwrap();
+    assert!(!head.contains("connection: close"), "{head}");
+    let (client, connection) = http2(&receiver, 65_535).await;
+    let mut client = client.ready().await.unwrap();
+    let ask = async |client: &mut h2::client::SendRequest<Bytes>, number: usize| {
+        let body = alarm(number);
+        let request = http2_request(&receiver, &sign(body.as_bytes()));
+        let (answer, mut sending) = client.send_request(request, false).unwrap();
+        sending.send_data(body.into(), true).unwrap();
+        answer.await.unwrap().status()
+    };
+    assert_eq!(ask(&mut client, 2).await, StatusCode::OK);
+
+    receiver.leaving.cancel();
+    // HTTP/2 is told at once, and closes when nothing is in flight.
+    let ended = tokio::time::timeout(SOON, connection).await;
+    assert!(ended.expect("GOAWAY").unwrap().is_ok());
+    // HTTP/1.1 is told in the next answer.
+    kept.write_all(&signed(&alarm(3))).await.unwrap();
+    let (head, _) = answer(&mut kept).await.unwrap();
+    assert!(
+        head.contains(" 200 ") && head.contains("connection: close"),
+        "{head}"
+    );
+    assert!(is_closed(&mut kept).await);
+    // Who has not heard of it yet is served as well, over a new connection of either kind.
+    let mut new = TcpStream::connect(receiver.address).await.unwrap();
+    new.write_all(&signed(&alarm(4))).await.unwrap();
+    let (head, _) = answer(&mut new).await.unwrap();
+    assert!(
+        head.contains(" 200 ") && head.contains("connection: close"),
+        "{head}"
+    );
+    let (client, connection) = http2(&receiver, 65_535).await;
+    let mut client = client.ready().await.unwrap();
+    assert_eq!(ask(&mut client, 5).await, StatusCode::OK);
+    let ended = tokio::time::timeout(SOON, connection).await;
+    assert!(ended.expect("GOAWAY").unwrap().is_ok());
+
+    assert!(!receiver.served.is_finished());
+    receiver.end.cancel();
+    receiver.served.await.unwrap();
+    assert_eq!(receiver.journal.depth().pending, 5);
+}
+
+#[tokio::test]
+async fn at_the_end_whoever_is_there_is_served_and_nobody_is_accepted() {
+    let receiver = Receiver::start().await;
+    receiver
+        .index
+        .send_modify(|index| index.put_webhook(0, webhook("fresh")));
+    // One is being served, one rests, and one has come and is about to speak.
+    let serving = tokio::spawn(receiver.post("/webhooks/security/fresh", ALARM).send());
+    let mut resting = TcpStream::connect(receiver.address).await.unwrap();
+    resting.write_all(&signed(&alarm(1))).await.unwrap();
+    assert_eq!(status(&mut resting).await, 200);
+    eventually("the first to be served", SOON, async || {
+        anyhow::ensure!(receiver.index.receiver_count() >= 2);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let mut fresh = TcpStream::connect(receiver.address).await.unwrap();
+    receiver.leaving.cancel();
+    receiver.end.cancel();
+    assert!(is_closed(&mut resting).await);
+    fresh.write_all(&signed(&alarm(2))).await.unwrap();
+    assert_eq!(status(&mut fresh).await, 200);
+    receiver.index.send_modify(|index| {
+        let keyring = keyring("fresh").to_secret("ops");
+        index.put_keyring(&keyring).unwrap();
+    });
+    assert_eq!(serving.await.unwrap().unwrap().status(), StatusCode::OK);
+    let ended = tokio::time::timeout(SOON, receiver.served).await;
+    ended.expect("it ends").unwrap();
+    assert!(TcpStream::connect(receiver.address).await.is_err());
+}
