@@ -58,7 +58,7 @@ pub enum Verdict<Handle> {
     Instead(Id, Handle),
     /// Nobody can go yet: ask again at this moment, or when somebody has left or is at rest.
     Wait(Option<Instant>),
-    /// This peer has as many as it may, and none of them can go yet.
+    /// This peer has as many as it may, and all of them have delivered something lately.
     Refuse,
 }
 
@@ -71,6 +71,14 @@ struct Connection<Handle> {
     /// Valid deliveries that are being written down for it right now.
     at_work: u32,
     handle: Handle,
+}
+
+/// Who is the next to go.
+struct Next {
+    id: Id,
+    /// Not before this moment.
+    from: Instant,
+    unproven: bool,
 }
 
 /// The connections that are open. `Handle` is whatever tells one of them to leave.
@@ -116,9 +124,12 @@ impl<Handle> Admission<Handle> {
     ) -> Verdict<Handle> {
         let of_peer = peer.and_then(|peer| self.peers.get(&peer)).copied();
         if of_peer.is_some_and(|count| count >= self.caps.per_peer) {
-            // Its own go first: it must not push out anybody else's.
+            // Its own go first, and without any grace: it must not push out anybody else's, and where a deliverer and a
+            // flood share an address, it is better to be pushed out by the hundredth after you than not to be let in.
             return match self.next_to_go(|connection| connection.peer == peer) {
-                Some((id, from)) if from <= now => self.replace(id, peer, now, handle),
+                Some(next) if next.unproven || next.from <= now => {
+                    self.replace(next.id, peer, now, handle)
+                }
                 Some(_) | None => Verdict::Refuse,
             };
         }
@@ -126,8 +137,8 @@ impl<Handle> Admission<Handle> {
             return Verdict::Enter(self.enter(peer, now, handle()));
         }
         match self.next_to_go(|_| true) {
-            Some((id, from)) if from <= now => self.replace(id, peer, now, handle),
-            Some((_, from)) => Verdict::Wait(Some(from)),
+            Some(next) if next.from <= now => self.replace(next.id, peer, now, handle),
+            Some(next) => Verdict::Wait(Some(next.from)),
             None => Verdict::Wait(None),
         }
     }
@@ -155,7 +166,7 @@ impl<Handle> Admission<Handle> {
 
     /// Who goes first among those that fit, and from when on: the longest unproven one before the longest resting
     /// proven one, and nobody for whom a valid delivery is being written down.
-    fn next_to_go(&self, fits: impl Fn(&Connection<Handle>) -> bool) -> Option<(Id, Instant)> {
+    fn next_to_go(&self, fits: impl Fn(&Connection<Handle>) -> bool) -> Option<Next> {
         let idle = || {
             self.open
                 .iter()
@@ -165,13 +176,17 @@ impl<Handle> Admission<Handle> {
             .filter(|(_, connection)| connection.proven.is_none())
             .map(|(id, connection)| (connection.came + self.caps.grace, *id))
             .min();
-        let resting = idle()
-            .filter_map(|(id, connection)| Some((connection.proven? + self.caps.rest, *id)))
-            .min();
         // A proven connection goes only where no unproven one is left at all: a crowd of newcomers that are still in
         // their grace must not push out those who have shown who they are.
-        let (from, id) = unproven.or(resting)?;
-        Some((id, from))
+        if let Some((from, id)) = unproven {
+            let unproven = true;
+            return Some(Next { id, from, unproven });
+        }
+        let (from, id) = idle()
+            .filter_map(|(id, connection)| Some((connection.proven? + self.caps.rest, *id)))
+            .min()?;
+        let unproven = false;
+        Some(Next { id, from, unproven })
     }
 
     fn replace(
@@ -292,7 +307,7 @@ mod tests {
     #[test]
     fn whoever_has_proven_nothing_for_the_longest_time_goes_first() {
         let (v4, other, third) = (Some("192.0.2.1"), Some("192.0.2.2"), Some("192.0.2.3"));
-        let cases: [(&str, &[(u64, Happens)]); 9] = [
+        let cases: [(&str, &[(u64, Happens)]); 10] = [
             (
                 "the oldest unproven one makes room, from a second on",
                 &[
@@ -363,9 +378,21 @@ mod tests {
                     (0, Comes("old", other, Enters)),
                     (500, Comes("a", v4, Enters)),
                     (500, Comes("b", v4, Enters)),
-                    (1_400, Comes("c", v4, Is("refused"))),
-                    (1_500, Comes("c", v4, Replaces("a"))),
-                    (1_500, Comes("d", third, Replaces("old"))),
+                    (600, Comes("c", v4, Replaces("a"))),
+                    (700, Comes("d", v4, Replaces("b"))),
+                    (1_500, Comes("e", third, Replaces("old"))),
+                ],
+            ),
+            (
+                "nor those of its own that have just delivered",
+                &[
+                    (0, Comes("a", v4, Enters)),
+                    (0, Comes("b", v4, Enters)),
+                    (0, Delivers("a")),
+                    (0, Begins("b")),
+                    (1, Comes("c", v4, Is("refused"))),
+                    (5_000, Comes("c", v4, Replaces("a"))),
+                    (5_001, Comes("d", v4, Replaces("c"))),
                 ],
             ),
             (
@@ -376,7 +403,7 @@ mod tests {
                     (0, Leaves("a")),
                     (0, Leaves("a")),
                     (0, Comes("c", v4, Enters)),
-                    (0, Comes("d", v4, Is("refused"))),
+                    (0, Comes("d", v4, Replaces("b"))),
                 ],
             ),
             (
@@ -384,13 +411,14 @@ mod tests {
                 &[
                     (0, Comes("a", Some("2001:db8::1"), Enters)),
                     (0, Comes("b", Some("2001:db8::ffff:2"), Enters)),
-                    (0, Comes("c", Some("2001:db8::3"), Is("refused"))),
+                    (0, Comes("c", Some("2001:db8::3"), Replaces("a"))),
                     (0, Comes("d", Some("2001:db8:0:1::3"), Enters)),
-                    (0, Leaves("a")),
                     (0, Leaves("b")),
+                    (0, Leaves("c")),
                     (0, Comes("e", v4, Enters)),
                     (0, Comes("f", Some("::ffff:192.0.2.1"), Enters)),
-                    (0, Comes("g", v4, Is("refused"))),
+                    (0, Leaves("d")),
+                    (0, Comes("g", v4, Replaces("e"))),
                 ],
             ),
             (

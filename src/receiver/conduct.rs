@@ -232,6 +232,8 @@ mod tests {
         Answer,
         Taken,
     }
+    /// What it is called, what it does, and when it is cut for which reason.
+    type Case<'c> = (&'c str, &'c [(u64, Does)], u64, Cut);
     use Does::{Answer, Bytes, Http1, Http2, Taken, Valid};
 
     fn after(start: Instant, steps: &[(u64, Does)]) -> Conduct {
@@ -256,7 +258,6 @@ mod tests {
     #[test]
     fn everybody_is_cut_when_it_is_enough_and_not_before() {
         let one: &[(u64, Does)] = &[(1, Http1), (1, Valid), (2, Answer), (2, Taken)];
-        type Case<'c> = (&'c str, &'c [(u64, Does)], u64, Cut);
         let cases: [Case; 11] = [
             ("says nothing", &[], 10, Cut::Silent),
             (

@@ -51,9 +51,12 @@ const CUT: Label = Label {
     values: &[
         (
             "evicted",
-            "all places were taken, and it had proven nothing for the longest time",
+            "all places, or those of its peer, were taken, and it had proven nothing for the longest time",
         ),
-        ("peer_cap", "its peer had as many connections as it may"),
+        (
+            "peer_cap",
+            "not let in: its peer had as many as it may, all of which deliver",
+        ),
         ("handshake", "the handshake of TLS failed or took too long"),
         ("silent", "no complete header in time"),
         ("idle", "no request for too long"),

@@ -134,7 +134,8 @@ pub struct ReceiverArgs {
     )]
     pub max_connections: u32,
 
-    /// How many of them may come from one address (IPv6: from one /64). Not counted for trusted proxies.
+    /// How many of them may come from one address (IPv6: from one /64); beyond that its own make room. Not counted for
+    /// trusted proxies.
     #[arg(
         long,
         env = "CHEKT_MAX_CONNECTIONS_PER_PEER",

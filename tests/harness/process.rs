@@ -203,14 +203,30 @@ impl Process {
         Ok(())
     }
 
+    /// Asks it to end by SIGTERM and does not wait for it.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn ask_to_end(&mut self) -> anyhow::Result<()> {
+        Ok(self.running.ask_to_end()?)
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// When it still runs after `limit`, with the end of its log.
+    pub async fn wait(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        let ended = self.running.wait(limit).await;
+        ended.with_context(|| self.log_tail())
+    }
+
     /// Asks it to end by SIGTERM and waits for that.
     ///
     /// # Errors
     /// When it still runs after `limit`, with the end of its log.
     pub async fn terminate(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
-        self.running.ask_to_end()?;
-        let ended = self.running.wait(limit).await;
-        ended.with_context(|| self.log_tail())
+        self.ask_to_end()?;
+        self.wait(limit).await
     }
 
     /// Starts it again at the same addresses, after [`Process::kill9`] or [`Process::terminate`].
