@@ -52,6 +52,16 @@ async fn deliver(receiver: &Receiver, number: usize) -> Duration {
 
 /// Reads one answer of HTTP/1.1, whole; its head and its body.
 async fn answer(stream: &mut TcpStream) -> std::io::Result<(String, String)> {
+    soon(read_answer(stream)).await
+}
+
+/// What is waited for comes, or the test fails.
+async fn soon<T>(awaited: impl Future<Output = T>) -> T {
+    let within = tokio::time::timeout(SOON, awaited).await;
+    within.expect("something that comes soon")
+}
+
+async fn read_answer(stream: &mut TcpStream) -> std::io::Result<(String, String)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
@@ -67,8 +77,7 @@ async fn answer(stream: &mut TcpStream) -> std::io::Result<(String, String)> {
 }
 
 async fn status(stream: &mut TcpStream) -> u16 {
-    let answered = tokio::time::timeout(SOON, answer(stream)).await;
-    let (head, _) = answered.expect("an answer").expect("a whole answer");
+    let (head, _) = answer(stream).await.expect("a whole answer");
     head[9..12].parse().unwrap()
 }
 
@@ -260,7 +269,7 @@ async fn who_keeps_the_window_of_http_2_closed_is_cut() {
     body.send_data(Bytes::from_static(ALARM.as_bytes()), true)
         .unwrap();
     // The head needs no window; the few bytes behind it do.
-    assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+    assert_eq!(soon(answer).await.unwrap().status(), StatusCode::OK);
     let ended = tokio::time::timeout(SOON, connection).await;
     eprintln!("{:?}", ended.expect("it is cut").unwrap());
     assert_eq!(cut(&receiver, "deaf"), 1);
@@ -355,7 +364,7 @@ async fn flood(
     }
     assert!(sent < MOST, "it could have gone on for ever");
     assert!(worst < IN_TIME);
-    let codes = goaways(&heard.await.unwrap());
+    let codes = goaways(&soon(heard).await.unwrap());
     eprintln!(
         "cut after {sent} streams and {codes:?}; the slowest delivery beside them took {worst:?}"
     );
@@ -432,10 +441,16 @@ async fn bodies_over_http_2_have_the_same_deadline_and_the_same_cap() {
             }
         }
     });
-    assert_eq!(large.await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
-    assert_eq!(late.await.unwrap().status(), StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(
+        soon(large).await.unwrap().status(),
+        StatusCode::PAYLOAD_TOO_LARGE
+    );
+    assert_eq!(
+        soon(late).await.unwrap().status(),
+        StatusCode::REQUEST_TIMEOUT
+    );
     assert!(began.elapsed() < IN_TIME);
-    pushing.await.unwrap();
+    soon(pushing).await.unwrap();
 }
 
 #[tokio::test]
@@ -509,9 +524,8 @@ async fn all_who_are_not_believed_get_the_same_answer_to_the_byte() {
     for (what, sent) in cases {
         let mut stream = TcpStream::connect(receiver.address).await.unwrap();
         stream.write_all(&sent).await.unwrap();
-        let (head, body) = tokio::time::timeout(SOON, answer(&mut stream))
+        let (head, body) = answer(&mut stream)
             .await
-            .unwrap_or_else(|_| panic!("{what}: no answer"))
             .unwrap_or_else(|error| panic!("{what}: {error}"));
         let head: Vec<String> = head
             .lines()
@@ -794,7 +808,7 @@ async fn while_it_is_leaving_everybody_is_served_and_asked_to_go_elsewhere() {
         let request = http2_request(&receiver, &sign(body.as_bytes()));
         let (answer, mut sending) = client.send_request(request, false).unwrap();
         sending.send_data(body.into(), true).unwrap();
-        answer.await.unwrap().status()
+        soon(answer).await.unwrap().status()
     };
     assert_eq!(ask(&mut client, 2).await, StatusCode::OK);
 
@@ -826,7 +840,7 @@ async fn while_it_is_leaving_everybody_is_served_and_asked_to_go_elsewhere() {
 
     assert!(!receiver.served.is_finished());
     receiver.end.cancel();
-    receiver.served.await.unwrap();
+    soon(receiver.served).await.unwrap();
     assert_eq!(receiver.journal.depth().pending, 5);
 }
 
@@ -857,7 +871,10 @@ async fn at_the_end_whoever_is_there_is_served_and_nobody_is_accepted() {
         let keyring = keyring("fresh").to_secret("ops");
         index.put_keyring(&keyring).unwrap();
     });
-    assert_eq!(serving.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert_eq!(
+        soon(serving).await.unwrap().unwrap().status(),
+        StatusCode::OK
+    );
     let ended = tokio::time::timeout(SOON, receiver.served).await;
     ended.expect("it ends").unwrap();
     assert!(TcpStream::connect(receiver.address).await.is_err());
