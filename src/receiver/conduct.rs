@@ -120,7 +120,7 @@ impl Conduct {
         self.in_progress = self.in_progress.saturating_add(1);
     }
 
-    /// A request had a valid signature.
+    /// A request had a valid signature, or the peer is trusted for another reason.
     pub fn prove(&mut self) {
         self.proven = true;
     }

@@ -154,10 +154,15 @@ pub async fn serve(listener: TcpListener, ingest: Arc<Ingest>, door: Door) {
     let connections = TaskTracker::new();
     let come = async |stream: TcpStream, address: SocketAddr| {
         if let Some((id, evicted)) = admit(&inside, &ingest, address, &door).await {
+            let mut conduct = Conduct::new(door.limits.patience, Instant::now());
+            if ingest.origins.is_proxy(address.ip()) {
+                // Its connections are a pool, from the first byte on.
+                conduct.prove();
+            }
             let connection = Connection {
                 id,
                 peer: address.ip(),
-                conduct: Mutex::new(Conduct::new(door.limits.patience, Instant::now())),
+                conduct: Mutex::new(conduct),
                 ingest: Arc::clone(&ingest),
                 inside: Arc::clone(&inside),
                 leaving: door.leaving.clone(),

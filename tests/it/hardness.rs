@@ -780,6 +780,23 @@ async fn a_proven_connection_may_rest_and_a_refused_one_may_not() {
     );
     assert_eq!((cut(&receiver, "silent"), cut(&receiver, "idle")), (1, 1));
 
+    // The connections of a trusted proxy are a pool: no delivery may meet one that is just being closed.
+    let origins = Origins {
+        trusted: vec![range("127.0.0.1").unwrap()],
+        ..Origins::default()
+    };
+    let door = Door::open(limits);
+    let behind = Receiver::behind(JournalLimits::default(), door, origins).await;
+    let mut pooled = TcpStream::connect(behind.address).await.unwrap();
+    pooled
+        .write_all(&request(ALARM, &sign(b"x"), ""))
+        .await
+        .unwrap();
+    assert_eq!(status(&mut pooled).await, 401);
+    tokio::time::sleep(3 * limits.patience.headers).await;
+    pooled.write_all(&signed(ALARM)).await.unwrap();
+    assert_eq!(status(&mut pooled).await, 200);
+
     // However long it may rest, a header that has begun must be over in time.
     let mut trickles = TcpStream::connect(receiver.address).await.unwrap();
     trickles.write_all(&signed(ALARM)).await.unwrap();
