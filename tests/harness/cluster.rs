@@ -78,7 +78,14 @@ impl Cluster {
     /// # Errors
     /// When the control plane does not start, or the namespace cannot be made.
     pub async fn new(idea: &str) -> anyhow::Result<Cluster> {
-        let plane = ControlPlane::shared().await?;
+        Cluster::new_in(ControlPlane::shared().await?, idea).await
+    }
+
+    /// A new namespace in this control plane; `idea` is the beginning of its name.
+    ///
+    /// # Errors
+    /// When the namespace cannot be made.
+    pub async fn new_in(plane: &'static ControlPlane, idea: &str) -> anyhow::Result<Cluster> {
         let suffix = uuid::Uuid::new_v4().simple().to_string();
         Cluster::named(plane, &format!("{idea}-{}", &suffix[..6])).await
     }

@@ -31,6 +31,8 @@ static SHARED: OnceCell<Result<ControlPlane, String>> = OnceCell::const_new();
 const START: Duration = Duration::from_secs(90);
 /// A port that was free a moment ago may be taken by somebody else; then all of it is tried again.
 const TRIES: usize = 5;
+/// The name of the API server among what runs.
+const APISERVER: &str = "kube-apiserver";
 
 /// Somebody whom the API server knows by a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +77,7 @@ pub struct ControlPlane {
     assets: Assets,
     dir: PathBuf,
     address: SocketAddr,
+    etcd_url: String,
     tokens: BTreeMap<Identity, String>,
     // In the order in which they are stopped: those that ask before those that answer.
     running: Mutex<Vec<(&'static str, Guarded)>>,
@@ -180,6 +183,54 @@ impl ControlPlane {
         running.iter().map(|(_, child)| child.id()).collect()
     }
 
+    /// Stops the API server where it stands: connections stay open, new ones are taken by the kernel, and nothing is
+    /// answered. Not for the shared control plane, nor are the three below.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freeze_apiserver(&self) -> anyhow::Result<()> {
+        self.with_apiserver(|child| child.signal("STOP"))
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn thaw_apiserver(&self) -> anyhow::Result<()> {
+        self.with_apiserver(|child| child.signal("CONT"))
+    }
+
+    /// Kills the API server with SIGKILL.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_apiserver(&self) -> anyhow::Result<()> {
+        self.with_apiserver(|child| child.kill().map(drop))?;
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|(name, _)| *name != APISERVER);
+        Ok(())
+    }
+
+    /// Starts it again at the same address, with the same certificate, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub async fn start_apiserver(&self) -> anyhow::Result<()> {
+        self.run_apiserver()?;
+        let client = self.client(Identity::Admin).await?;
+        self.until_ready(&client).await
+    }
+
+    fn with_apiserver(
+        &self,
+        act: impl FnOnce(&mut Guarded) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let apiserver = running.iter_mut().find(|(name, _)| *name == APISERVER);
+        let (_, child) = apiserver.context("the API server does not run")?;
+        Ok(act(child)?)
+    }
+
     /// Stops everything and removes what it wrote. A shared one is not dropped, so whoever wants it gone says so;
     /// else the reaper does it at the end of the process.
     pub fn stop(&self) {
@@ -190,7 +241,7 @@ impl ControlPlane {
 
     /// The end of each program's log.
     pub fn logs(&self) -> String {
-        ["etcd", "kube-apiserver", "kube-controller-manager"]
+        ["etcd", APISERVER, "kube-controller-manager"]
             .iter()
             .filter_map(|name| {
                 let text = fs::read_to_string(self.dir.join(format!("{name}.log"))).ok()?;
@@ -208,6 +259,7 @@ impl ControlPlane {
             assets,
             dir,
             address: apiserver,
+            etcd_url: String::new(),
             tokens: BTreeMap::new(),
             running: Mutex::default(),
         };
@@ -223,12 +275,18 @@ impl ControlPlane {
             .args(["--unsafe-no-fsync", "--log-level=warn"]);
         plane.run("etcd", command)?;
 
-        let file = |name: &str| plane.dir.join(name).display().to_string();
-        let mut command = Command::new(&plane.assets.apiserver);
+        plane.etcd_url = etcd_url;
+        plane.run_apiserver()?;
+        Ok(plane)
+    }
+
+    fn run_apiserver(&self) -> anyhow::Result<()> {
+        let file = |name: &str| self.dir.join(name).display().to_string();
+        let mut command = Command::new(&self.assets.apiserver);
         command
-            .arg(format!("--etcd-servers={etcd_url}"))
+            .arg(format!("--etcd-servers={}", self.etcd_url))
             .arg(format!("--cert-dir={}", file("certs")))
-            .arg(format!("--secure-port={}", apiserver.port()))
+            .arg(format!("--secure-port={}", self.address.port()))
             .arg("--bind-address=127.0.0.1")
             .arg("--service-account-issuer=https://kubernetes.default.svc")
             .arg(format!("--service-account-key-file={}", file("sa.pub")))
@@ -242,8 +300,7 @@ impl ControlPlane {
             .arg("--allow-privileged=true")
             // Nobody runs pods here, so nobody waits for a namespace's default service account.
             .arg("--disable-admission-plugins=ServiceAccount");
-        plane.run("kube-apiserver", command)?;
-        Ok(plane)
+        self.run(APISERVER, command)
     }
 
     async fn settle(&self) -> anyhow::Result<()> {
@@ -260,12 +317,7 @@ impl ControlPlane {
             self.write_kubeconfig(&self.kubeconfig(who), token, self.address)?;
         }
         let client = self.client(Identity::Admin).await?;
-        self.until("/readyz of the API server", async || {
-            let request = http::Request::get("/readyz").body(Vec::new())?;
-            client.request_text(request).await?;
-            Ok(())
-        })
-        .await?;
+        self.until_ready(&client).await?;
         if let Some(program) = self.assets.controller_manager.clone() {
             let mut command = Command::new(program);
             command
@@ -281,6 +333,15 @@ impl ControlPlane {
             self.run("kube-controller-manager", command)?;
         }
         self.install_definitions(&client).await
+    }
+
+    async fn until_ready(&self, client: &Client) -> anyhow::Result<()> {
+        self.until("/readyz of the API server", async || {
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            client.request_text(request).await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn install_definitions(&self, client: &Client) -> anyhow::Result<()> {

@@ -4,6 +4,8 @@
 //! Stage ─┬─ ControlPlane   etcd, kube-apiserver, kube-controller-manager: one per test process
 //!        ├─ Cluster        kubectl and a client in it; a namespace of its own per test
 //!        ├─ Gate           a cut that can be made between a process and a server
+//!        ├─ Balancer       in front of several receivers, as a Service is
+//!        ├─ Load           a sender of signed deliveries, and the oracle that says what became of them
 //!        └─ Process        our own binary as sandbox, receiver and controller, on port 0
 //!              └─ reaper   ends all of it, whatever becomes of the test
 //! ```
@@ -15,16 +17,20 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod assets;
+pub mod balancer;
 pub mod cluster;
 pub mod control_plane;
 pub mod eventually;
 pub mod gate;
 pub mod go_build;
+pub mod load;
+pub mod oracle;
 pub mod process;
 pub mod reaper;
 pub mod sandbox_client;
 pub mod stage;
 
+pub use balancer::Balancer;
 pub use cluster::Cluster;
 pub use control_plane::{ControlPlane, Identity};
 pub use eventually::eventually;

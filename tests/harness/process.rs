@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,6 +59,8 @@ pub struct Launch {
     pub args: Vec<String>,
     /// Environment, such as `KUBECONFIG`.
     pub env: Vec<(String, String)>,
+    /// Addresses by their name in the `listening` line, in place of free ones.
+    pub addresses: BTreeMap<String, SocketAddr>,
 }
 
 impl Launch {
@@ -68,7 +70,23 @@ impl Launch {
             role,
             args: Vec::new(),
             env: Vec::new(),
+            addresses: BTreeMap::new(),
         }
+    }
+
+    /// Gives it addresses that nobody else takes while it is down, for a process that is restarted under load.
+    ///
+    /// A port that the system chose is one of those that it also gives to outgoing connections. A sender that goes on
+    /// connecting to a port at which nobody listens is in the end given that very port, and speaks with itself.
+    ///
+    /// # Errors
+    /// When none is free.
+    pub fn at_lasting_addresses(mut self) -> anyhow::Result<Self> {
+        for (_, name) in self.role.addresses() {
+            let address = lasting_address()?;
+            self.addresses.insert((*name).to_owned(), address);
+        }
+        Ok(self)
     }
 
     /// Adds a flag with its value.
@@ -78,6 +96,16 @@ impl Launch {
         self.args.push(name.to_owned());
         self.args.push(value.to_string());
         self
+    }
+
+    /// Gives a flag that is there another value.
+    #[must_use]
+    #[allow(clippy::needless_pass_by_value)] // As above.
+    pub fn instead(mut self, name: &str, value: impl Display) -> Self {
+        if let Some(at) = self.args.iter().position(|arg| arg == name) {
+            self.args.drain(at..(at + 2).min(self.args.len()));
+        }
+        self.flag(name, value)
     }
 
     /// Adds arguments as they are.
@@ -112,7 +140,7 @@ impl Process {
     /// When it ends or says nothing in time, with the end of its log.
     pub async fn start(launch: Launch) -> anyhow::Result<Process> {
         let log = Arc::default();
-        let running = run(&launch, &BTreeMap::new(), &log)?;
+        let running = run(&launch, &launch.addresses, &log)?;
         let mut process = Process {
             launch,
             running,
@@ -121,6 +149,11 @@ impl Process {
         };
         process.wait_until_listening(0).await?;
         Ok(process)
+    }
+
+    /// What it was started with.
+    pub fn launch(&self) -> &Launch {
+        &self.launch
     }
 
     /// Which process it is.
@@ -244,6 +277,13 @@ impl Process {
         self.wait_until_listening(before).await
     }
 
+    /// Sets a variable of the environment for its next start.
+    #[allow(clippy::needless_pass_by_value)] // As in `Launch`.
+    pub fn set_env(&mut self, name: &str, value: impl Display) {
+        self.launch.env.retain(|(known, _)| known != name);
+        self.launch.env.push((name.to_owned(), value.to_string()));
+    }
+
     /// How it ended, if it has.
     ///
     /// # Errors
@@ -287,6 +327,21 @@ impl Process {
         self.addresses = addresses.with_context(|| self.log_tail())?;
         Ok(())
     }
+}
+
+/// An address on loopback with a port below those that systems give to connections and to port 0.
+fn lasting_address() -> anyhow::Result<SocketAddr> {
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 20_000;
+    for _ in 0..100 {
+        let random = uuid::Uuid::new_v4().into_bytes();
+        let port = FIRST + u16::from_be_bytes([random[0], random[1]]) % COUNT;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    anyhow::bail!("no free port from {FIRST} on")
 }
 
 /// The addresses in a `listening` line: every field whose value is one.

@@ -113,17 +113,30 @@ impl Guarded {
     /// # Errors
     /// When the signal cannot be sent.
     pub fn ask_to_end(&mut self) -> io::Result<()> {
+        self.signal("TERM")
+    }
+
+    /// Sends it a signal by its short name, such as `STOP`; nothing if it has ended.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn signal(&mut self, name: &str) -> io::Result<()> {
         if self.ended()?.is_some() {
             return Ok(());
         }
         // Through a shell, since the standard library has no call for it and unsafe code is forbidden here.
         let status = Command::new("sh")
-            .args(["-c", r#"kill -TERM "$0""#, &self.child.id().to_string()])
+            .args([
+                "-c",
+                r#"kill -"$1" "$0""#,
+                &self.child.id().to_string(),
+                name,
+            ])
             .status()?;
         if status.success() || self.ended()?.is_some() {
             Ok(())
         } else {
-            Err(io::Error::other("SIGTERM could not be sent"))
+            Err(io::Error::other(format!("SIG{name} could not be sent")))
         }
     }
 

@@ -22,6 +22,8 @@ const READY: Duration = Duration::from_secs(30);
 
 /// What a test may want otherwise.
 #[derive(Clone, Debug)]
+// Each is a thing of its own that a test may want or not.
+#[allow(clippy::struct_excessive_bools)]
 pub struct StageOptions {
     /// The factor for the sandbox's pauses: 0.01 turns the retry after 5 s into one after 50 ms.
     pub time_scale: f64,
@@ -43,6 +45,10 @@ pub struct StageOptions {
     pub receiver_identity: Identity,
     /// `false`: the test starts the controller itself with [`Stage::start_controller`].
     pub with_controller: bool,
+    /// Gives receivers ports that nobody else takes while they are down: for restarts under load.
+    pub lasting_addresses: bool,
+    /// The control plane, where it is not to be the shared one.
+    pub plane: Option<&'static ControlPlane>,
     /// Names of the operator's and the users' namespace, instead of new ones.
     pub namespaces: Option<(String, String)>,
 }
@@ -60,6 +66,8 @@ impl Default for StageOptions {
             controller_identity: Identity::Admin,
             receiver_identity: Identity::Admin,
             with_controller: true,
+            lasting_addresses: false,
+            plane: None,
             namespaces: None,
         }
     }
@@ -137,20 +145,22 @@ impl Stage {
         } else {
             None
         };
-        let kubeconfig = |who| match &cluster_gate {
-            Some(gate) => users.plane.kubeconfig_via(who, gate.address()),
-            None => Ok(users.plane.kubeconfig(who)),
+        let kubeconfig = match &cluster_gate {
+            Some(gate) => users
+                .plane
+                .kubeconfig_via(options.receiver_identity, gate.address())?,
+            None => users.plane.kubeconfig(options.receiver_identity),
         };
-        let receiver = Launch::new(Role::Receiver)
-            .env(
-                "KUBECONFIG",
-                kubeconfig(options.receiver_identity)?.display(),
-            )
-            .flag("--journal", dir.join("journal").display())
+        let mut first = Launch::new(Role::Receiver)
+            .env("KUBECONFIG", kubeconfig.display())
             .flag("--operator-namespace", &operator.namespace)
             .flag("--watch-namespace", &users.namespace)
             .args(&options.receiver);
-        let receiver = Process::start(receiver).await?;
+        if options.lasting_addresses {
+            first = first.at_lasting_addresses()?;
+        }
+        let receiver =
+            Process::start(first.flag("--journal", dir.join("journal").display())).await?;
         receiver.ready(READY).await?;
 
         let mut stage = Stage {
@@ -191,6 +201,23 @@ impl Stage {
             .webhook_condition("alarms", VERIFIED, "True", READY)
             .await?;
         Ok(stage)
+    }
+
+    /// Starts one more receiver, with a journal of its own, beside the one that the stage began with.
+    ///
+    /// # Errors
+    /// When it does not start, with the end of its log.
+    pub async fn another_receiver(&self) -> anyhow::Result<Process> {
+        let journal = format!("journal-{}", uuid::Uuid::new_v4().simple());
+        let mut launch = self.receiver.launch().clone();
+        launch.addresses.clear();
+        if self.options.lasting_addresses {
+            launch = launch.at_lasting_addresses()?;
+        }
+        let journal = self.dir.join(journal);
+        let receiver = Process::start(launch.instead("--journal", journal.display())).await?;
+        receiver.ready(READY).await?;
+        Ok(receiver)
     }
 
     /// Starts the controller.
@@ -331,17 +358,18 @@ impl Drop for Stage {
 }
 
 async fn namespaces(idea: &str, options: &StageOptions) -> anyhow::Result<(Cluster, Cluster)> {
+    let plane = match options.plane {
+        Some(plane) => plane,
+        None => ControlPlane::shared().await?,
+    };
     match &options.namespaces {
-        Some((operator, users)) => {
-            let plane = ControlPlane::shared().await?;
-            Ok((
-                Cluster::named(plane, operator).await?,
-                Cluster::named(plane, users).await?,
-            ))
-        }
+        Some((operator, users)) => Ok((
+            Cluster::named(plane, operator).await?,
+            Cluster::named(plane, users).await?,
+        )),
         None => Ok((
-            Cluster::new(&format!("{idea}-operator")).await?,
-            Cluster::new(idea).await?,
+            Cluster::new_in(plane, &format!("{idea}-operator")).await?,
+            Cluster::new_in(plane, idea).await?,
         )),
     }
 }
