@@ -6,7 +6,7 @@ CARGO ?= cargo
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test generate fuzz lint ci control-plane
+.PHONY: help demo test kill-test generate fuzz lint ci control-plane
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,10 @@ control-plane: ## Builds etcd, kube-apiserver, kube-controller-manager and kubec
 
 test: control-plane ## Runs every test, against a real API server
 	$(CARGO) test --locked
+
+# The short form, ten kills, is a test like the others; SEED repeats the moments of an earlier run.
+kill-test: control-plane ## Kills the receiver under load a hundred times and prints the table; KILLS=n, SEED=n
+	KILLS=$(or $(KILLS),100) $(CARGO) test --locked --test it -- kill:: --nocapture
 
 generate: ## Writes the files that are made from the code: crds/ and the references in docs/
 	UPDATE=1 $(CARGO) test --locked --test it -- generated:: reference::

@@ -18,6 +18,7 @@ mod faults;
 mod generated;
 mod hardness;
 mod keyrings;
+mod kill;
 mod links;
 mod needs;
 mod processes;

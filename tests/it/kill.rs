@@ -1,0 +1,312 @@
+//! The kill test: a receiver that is killed again and again under load loses nothing that it acknowledged and shows
+//! nothing twice.
+//!
+//! SIGKILL comes at random moments: while the receiver starts, soon after it listens, after some more answers of 200.
+//! In between it publishes as fast as it can or so slowly that a backlog grows, so that kills find it receiving,
+//! committing, publishing and settling. Some deliveries are sent twice, byte for byte or with a fresh timestamp as a
+//! retry may have it; some are no JSON. The sender tries again as CHeKT does, its pauses divided by a hundred.
+//!
+//! `KILLS` says how many (10), `SEED` which moments (random, and printed).
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::deliveries::sign;
+use crate::harness::load::{self, Answer, Delivery, Load, Record, Running};
+use crate::harness::oracle::{self, Verdict};
+use crate::harness::{Process, Stage, StageOptions};
+
+const SOON: Duration = Duration::from_secs(30);
+/// Deliveries a second: enough that there is always one on its way when the kill comes.
+const PER_SECOND: u32 = 100;
+/// How long the rest may take to be published.
+const SETTLE: Duration = Duration::from_secs(120);
+
+/// A small random generator (SplitMix64), seeded, so that the moments of a run can be had again.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.roll() % end
+    }
+
+    fn millis(&mut self, end: u64) -> Duration {
+        Duration::from_micros(self.below(end * 1_000))
+    }
+}
+
+/// When the kill comes.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// So long after the process was started, whether or not it listens by then.
+    Starting(Duration),
+    /// So long after it said that it listens.
+    Listening(Duration),
+    /// After so many more answers of 200, and a moment.
+    Answering(usize, Duration),
+}
+
+impl Moment {
+    fn of(dice: &mut Dice) -> Self {
+        match dice.below(4) {
+            0 => Moment::Starting(dice.millis(300)),
+            1 => Moment::Listening(dice.millis(2_000)),
+            _ => {
+                let answers = 1 + usize::try_from(dice.below(200)).unwrap_or_default();
+                Moment::Answering(answers, dice.millis(10))
+            }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Moment::Starting(_) => "starting",
+            Moment::Listening(_) => "listening",
+            Moment::Answering(..) => "answering",
+        }
+    }
+}
+
+/// Starts the receiver, which is down, and kills it at that moment.
+async fn strike(receiver: &mut Process, load: &mut Running, moment: Moment) -> anyhow::Result<()> {
+    // The pauses are the test: a moment that was waited for would not be a random one.
+    match moment {
+        Moment::Starting(pause) => {
+            // Whether it got to listen in this time does not matter.
+            let _ = tokio::time::timeout(pause, receiver.restart()).await;
+        }
+        Moment::Listening(pause) => {
+            receiver.restart().await?;
+            tokio::time::sleep(pause).await;
+        }
+        Moment::Answering(answers, pause) => {
+            receiver.restart().await?;
+            load.acknowledge(answers, SOON).await?;
+            tokio::time::sleep(pause).await;
+        }
+    }
+    anyhow::ensure!(
+        receiver.ended()?.is_none(),
+        "it ended by itself\n{}",
+        receiver.log_tail()
+    );
+    receiver.kill9()
+}
+
+/// As fast as it can, or so slowly that a backlog grows.
+fn set_pace(receiver: &mut Process, slow: bool) {
+    let (per_second, burst) = if slow { (10, 5) } else { (5_000, 5_000) };
+    receiver.set_env("CHEKT_EVENTS_PER_SECOND", per_second);
+    receiver.set_env("CHEKT_EVENTS_BURST", burst);
+}
+
+/// The deliveries of the load: of each hundred, ten are copies to the byte, five are copies with a fresh timestamp,
+/// and two are no JSON.
+fn deliveries(secret: String, seed: u64) -> impl FnMut(usize) -> Delivery + Send + 'static {
+    move |number| {
+        let original = match number % 20 {
+            // The one before, or two before: often still under way, sometimes before a kill and sometimes after.
+            7 => number - 1,
+            15 => number - 2,
+            19 => number - 3,
+            _ => number,
+        };
+        if original % 50 == 26 {
+            let body = format!("{{no JSON, and number {original} of {seed}");
+            let id = data_encoding::HEXLOWER.encode(&Sha256::digest(body.as_bytes()));
+            let signature = sign(&secret, &body);
+            return Delivery {
+                id,
+                body,
+                signature,
+            };
+        }
+        let timestamp = if number % 20 == 19 { number } else { original };
+        let id = format!("kill-{seed}-{original}");
+        let body = format!(
+            r#"{{"event":"alarm.triggered","webhook_id":"w","timestamp":"{timestamp}","data":{{"alarm_id":"{id}","site_id":"site_123","zone":"Front Door"}}}}"#
+        );
+        let signature = sign(&secret, &body);
+        Delivery {
+            id,
+            body,
+            signature,
+        }
+    }
+}
+
+/// What the receiver's log says that only it can know, over all its lives.
+#[derive(Debug, Default)]
+struct Told {
+    /// Copies that were recognised by the journal.
+    copies: usize,
+    /// Events that were there already: the kill came after the create and before the journal knew.
+    already_there: usize,
+}
+
+fn told(receiver: &Process) -> Told {
+    let mut told = Told::default();
+    for line in receiver.log_lines() {
+        // A line that was cut by the kill is no JSON.
+        let Ok(line) = serde_json::from_str::<Value>(&line) else {
+            continue;
+        };
+        if line["outcome"] == "duplicate" {
+            told.copies += 1;
+        }
+        if line["message"] == "published" && line["created"] == false {
+            told.already_there += 1;
+        }
+    }
+    told
+}
+
+fn table(
+    moments: &BTreeMap<&str, usize>,
+    record: &Record,
+    verdict: &Verdict,
+    told: &Told,
+    seed: u64,
+    took: Duration,
+) -> String {
+    let kills: usize = moments.values().sum();
+    let each: Vec<_> = moments
+        .iter()
+        .map(|(name, n)| format!("{n} {name}"))
+        .collect();
+    let answers = record.answers();
+    let count = |wanted: fn(&Answer) -> bool| -> usize {
+        let some = answers.iter().filter(|(answer, _)| wanted(answer));
+        some.map(|(_, count)| count).sum()
+    };
+    let retried = record.sent.iter().filter(|s| s.attempts.len() > 1).count();
+    let acknowledged = record.sent.iter().filter(|s| s.acknowledged()).count();
+    let given_up = record.sent.len() - acknowledged;
+    let rows = [
+        ("kills", format!("{kills} ({})", each.join(", "))),
+        ("deliveries sent", record.sent.len().to_string()),
+        ("of these distinct", record.ids().len().to_string()),
+        ("acknowledged with 200", acknowledged.to_string()),
+        ("of these distinct", record.acknowledged().len().to_string()),
+        (
+            "attempts refused with 503",
+            count(|a| *a == Answer::Status(503)).to_string(),
+        ),
+        (
+            "attempts without an answer",
+            count(|a| matches!(a, Answer::Broken(_))).to_string(),
+        ),
+        ("deliveries tried again", retried.to_string()),
+        ("given up after four attempts", given_up.to_string()),
+        ("copies found in the journal", told.copies.to_string()),
+        (
+            "Events found to be there already",
+            told.already_there.to_string(),
+        ),
+        ("Events", verdict.events.to_string()),
+        (
+            "**acknowledged but missing**",
+            format!("**{}**", verdict.missing.len()),
+        ),
+        ("**Events twice**", format!("**{}**", verdict.twice.len())),
+        ("seconds", format!("{:.0}", took.as_secs_f64())),
+        ("seed", seed.to_string()),
+    ];
+    let mut table = "| | |\n| --- | --- |\n".to_owned();
+    for (name, value) in rows {
+        let _ = writeln!(table, "| {name} | {value} |");
+    }
+    table
+}
+
+fn setting<T: std::str::FromStr>(name: &str) -> anyhow::Result<Option<T>> {
+    let Ok(text) = std::env::var(name) else {
+        return Ok(None);
+    };
+    let value = text.parse().ok();
+    let value = value.with_context(|| format!("{name}={text}: write a whole number"))?;
+    Ok(Some(value))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_killed_at_random_moments_under_load_loses_nothing_and_shows_nothing_twice()
+-> anyhow::Result<()> {
+    let kills: usize = setting("KILLS")?.unwrap_or(10);
+    let seed = setting("SEED")?.unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
+    println!("{kills} kills, SEED={seed}");
+    let options = StageOptions {
+        lasting_addresses: true,
+        ..StageOptions::default()
+    };
+    let mut stage = Stage::verified("kill", &["alarm.triggered"], options).await?;
+    let url = stage.derived_url("alarms")?;
+    let secret = stage.chekt.webhook_at(&url, SOON).await?.secret;
+    let mut dice = Dice(seed);
+    let began = Instant::now();
+    let mut load = Load {
+        to: stage.receiver.public()?,
+        path: format!("/webhooks/{}/alarms", stage.users.namespace),
+        per_second: PER_SECOND,
+        connections: 6,
+        // Bounded even if the kills never come to an end.
+        most: (kills + 10) * 500,
+        retries: load::retries(0.01),
+    }
+    .start(deliveries(secret, seed));
+
+    let mut moments = BTreeMap::new();
+    stage.receiver.kill9()?;
+    for kill in 0..kills {
+        set_pace(&mut stage.receiver, dice.below(3) == 0);
+        let moment = Moment::of(&mut dice);
+        let struck = strike(&mut stage.receiver, &mut load, moment).await;
+        struck.with_context(|| format!("kill {kill}, {moment:?}, SEED={seed}"))?;
+        *moments.entry(moment.name()).or_default() += 1;
+    }
+    set_pace(&mut stage.receiver, false);
+    stage.receiver.restart().await?;
+    load.acknowledge(20, SOON).await?;
+    let record = load.finish().await?;
+
+    oracle::settled(&stage.users, "alarms", &record, SETTLE).await?;
+    // After an orderly end nothing can be under way any more, so what is seen now is the last word.
+    let status = stage.receiver.terminate(SOON).await?;
+    assert_eq!(status.code(), Some(0), "{}", stage.receiver.log_tail());
+    let verdict = oracle::verdict(&stage.users, "alarms", &record).await?;
+    let told = told(&stage.receiver);
+    let table = table(&moments, &record, &verdict, &told, seed, began.elapsed());
+    println!("{table}");
+    assert!(
+        verdict.missing.is_empty(),
+        "missing, SEED={seed}: {:?}",
+        verdict.missing
+    );
+    assert!(
+        verdict.twice.is_empty(),
+        "twice, SEED={seed}: {:?}",
+        verdict.twice
+    );
+    let other: Vec<_> = record
+        .answers()
+        .into_keys()
+        .filter(|answer| matches!(answer, Answer::Status(status) if ![200, 503].contains(status)))
+        .collect();
+    assert!(
+        other.is_empty(),
+        "neither 200 nor 503, SEED={seed}: {other:?}"
+    );
+    Ok(())
+}
