@@ -7,6 +7,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
 
+use crate::harness::load::Delivery;
 use crate::harness::{Stage, StageOptions, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -53,6 +54,22 @@ async fn post_with(url: &str, body: &str, signatures: &[&str]) -> anyhow::Result
         .await?
         .status()
         .as_u16())
+}
+
+/// An alarm with this id, signed.
+pub(crate) fn alarm(secret: &str, id: &str) -> Delivery {
+    let body = json!({
+        "event": "alarm.triggered",
+        "webhook_id": "webhook_abc123",
+        "timestamp": "2024-01-15T14:20:00Z",
+        "data": {"alarm_id": id, "site_id": "site_123", "device_id": "device_456", "zone": "Front Door"},
+    })
+    .to_string();
+    Delivery {
+        id: id.to_owned(),
+        signature: sign(secret, &body),
+        body,
+    }
 }
 
 /// A stage with the webhook `alarms`, subscribed to everything; its url and its secret.

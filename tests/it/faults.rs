@@ -58,43 +58,6 @@ async fn a_receiver_killed_after_the_200_and_before_the_event_publishes_it_after
 }
 
 #[tokio::test]
-async fn with_the_api_server_down_for_20_s_every_delivery_is_acknowledged_and_published_afterwards()
--> anyhow::Result<()> {
-    let (mut stage, url, secret) = ready("outage").await?;
-    stage
-        .cluster_gate
-        .as_mut()
-        .expect("the stage was asked for one")
-        .cut()
-        .await;
-    let start = std::time::Instant::now();
-    let mut sent = 0;
-    let mut tick = tokio::time::interval(Duration::from_millis(500));
-    while start.elapsed() < Duration::from_secs(20) {
-        tick.tick().await;
-        let body =
-            format!(r#"{{"event":"alarm.triggered","data":{{"alarm_id":"outage-{sent}"}}}}"#);
-        assert_eq!(
-            post(&url, &body, &sign(&secret, &body)).await?,
-            200,
-            "delivery {sent}"
-        );
-        sent += 1;
-    }
-    stage
-        .cluster_gate
-        .as_mut()
-        .expect("still there")
-        .restore()
-        .await?;
-    stage
-        .users
-        .events_with_reason("alarms", "AlarmTriggered", sent, Duration::from_secs(60))
-        .await?;
-    Ok(())
-}
-
-#[tokio::test]
 async fn sigterm_ends_the_receiver_in_order_and_what_it_took_is_published() -> anyhow::Result<()> {
     let (mut stage, url, secret) = ready("sigterm").await?;
     for n in 0..20 {

@@ -21,6 +21,7 @@ mod keyrings;
 mod kill;
 mod links;
 mod needs;
+mod outage;
 mod processes;
 mod quiet;
 mod receiver;
