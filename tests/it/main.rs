@@ -27,6 +27,7 @@ mod quiet;
 mod receiver;
 mod recovery;
 mod reference;
+mod replicas;
 mod resources;
 mod rings;
 mod sandbox;
