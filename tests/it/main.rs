@@ -31,4 +31,5 @@ mod replicas;
 mod resources;
 mod rings;
 mod sandbox;
+mod storm;
 mod tls;

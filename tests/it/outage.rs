@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::deliveries::alarm;
+use crate::deliveries::{alarm, post};
 use crate::harness::load::{Load, Record, Running};
 use crate::harness::{ControlPlane, Stage, StageOptions, oracle};
 
@@ -122,4 +122,45 @@ async fn an_api_server_that_hangs_and_one_that_is_killed_and_started_again_cost_
     drop(stage);
     plane.stop();
     outcome
+}
+
+#[tokio::test]
+async fn a_receiver_that_starts_without_an_api_server_refuses_with_503_until_it_knows_the_keys()
+-> anyhow::Result<()> {
+    let options = StageOptions {
+        gate_cluster: true,
+        lasting_addresses: true,
+        ..options()
+    };
+    let mut stage = Stage::verified("no-keys", &["alarm.triggered"], options).await?;
+    let url = stage.derived_url("alarms")?;
+    let secret = stage.chekt.webhook_at(&url, SOON).await?.secret;
+    stage
+        .cluster_gate
+        .as_mut()
+        .expect("the stage was asked for one")
+        .cut()
+        .await;
+    stage.receiver.kill9()?;
+    stage.receiver.restart().await?;
+    let delivery = alarm(&secret, "no-keys");
+    // Not 401: the sender is not wrong, and it will try again.
+    let answer = post(&url, &delivery.body, &delivery.signature).await?;
+    assert_eq!(answer, 503);
+    let readyz = format!("http://{}/readyz", stage.receiver.ops()?);
+    assert_eq!(reqwest::get(readyz).await?.status(), 503);
+    stage
+        .cluster_gate
+        .as_mut()
+        .expect("still there")
+        .restore()
+        .await?;
+    stage.receiver.ready(SOON).await?;
+    let answer = post(&url, &delivery.body, &delivery.signature).await?;
+    assert_eq!(answer, 200);
+    stage
+        .users
+        .events_with_reason("alarms", "AlarmTriggered", 1, SOON)
+        .await?;
+    Ok(())
 }
