@@ -23,6 +23,7 @@ mod links;
 mod needs;
 mod outage;
 mod processes;
+mod promises;
 mod quiet;
 mod receiver;
 mod recovery;
