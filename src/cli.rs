@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::controller::{self, ControllerArgs};
 use crate::ops::logs::{self, LogFormat};
 use crate::ops::shutdown;
+use crate::receiver::deadletters::{self, DeadLettersArgs, ReplayArgs};
 use crate::receiver::{self, ReceiverArgs};
 use crate::sandbox::{self, SandboxArgs};
 
@@ -49,6 +50,11 @@ enum Command {
     Receiver(Box<ReceiverArgs>),
     /// Simulates CHeKT's partner API, for trying things out and for tests.
     Sandbox(Box<SandboxArgs>),
+    /// Lists the deliveries in a receiver's journal that could not be published.
+    #[command(name = "deadletters")]
+    DeadLetters(DeadLettersArgs),
+    /// Has deliveries that could not be published tried again.
+    Replay(ReplayArgs),
     /// Prints the custom resource definitions as YAML.
     Crds,
 }
@@ -64,6 +70,8 @@ impl Cli {
             Command::Controller(args) => controller::run(*args, shutdown::on_signal()?).await,
             Command::Receiver(args) => receiver::run(*args, shutdown::on_signal()?).await,
             Command::Sandbox(args) => sandbox::run(*args, shutdown::on_signal()?).await,
+            Command::DeadLetters(args) => deadletters::list(&args),
+            Command::Replay(args) => deadletters::replay(&args),
             Command::Crds => {
                 print!("{}", crate::resources::crds_yaml()?);
                 Ok(())

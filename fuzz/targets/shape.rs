@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chekt_operator::delivery::{Class, DeliveryKey, Received, event, note};
+use chekt_operator::delivery::{Class, DeliveryKey, KeyPlace, Received, event, note};
 use chekt_operator::resources::keyring::WebhookIdentity;
 use k8s_openapi::jiff::Timestamp;
 
@@ -18,6 +18,7 @@ pub fn received(webhook: &str, body: &[u8]) -> Received {
         },
         class: Class::Other,
         key_id: "k".into(),
+        place: KeyPlace::Current,
         received_at: Timestamp::UNIX_EPOCH,
         labels: BTreeMap::new(),
         webhook_id: Some("webhook_abc123".into()),

@@ -33,6 +33,7 @@ pub mod files;
 pub mod record;
 pub mod rescue;
 pub mod schema;
+pub mod shelf;
 pub mod writer;
 
 use std::path::Path;

@@ -547,3 +547,115 @@ async fn a_file_of_the_first_version_opens_with_its_rows() {
     let kept = journal.for_sink(0, 10).await.unwrap();
     assert_eq!(kept.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1, 3, 4]);
 }
+
+/// Has dead letters tried again, as another process does.
+fn replay(dir: &tempfile::TempDir) -> usize {
+    let mut shelf = shelf::Shelf::change(&dir.path().join("journal")).unwrap();
+    let letters = shelf.letters(0, 100, false).unwrap();
+    let numbers: Vec<i64> = letters.iter().map(|letter| letter.seq).collect();
+    shelf.replay(&numbers).unwrap()
+}
+
+const ALARM: &str = r#"{"event":"alarm.triggered","data":{"alarm_id":"a-1"}}"#;
+
+#[tokio::test]
+async fn a_dead_letter_that_is_to_be_tried_again_is_pending_within_a_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, mut feed) = open(&dir).await;
+    let mut alarm = received(ALARM);
+    // As a program kept it that could not read it.
+    alarm.class = Class::Other;
+    journal.append(alarm.clone()).await.unwrap();
+    journal
+        .bury(alarm.key, "it has no event name".into(), at(1))
+        .await
+        .unwrap();
+    journal.told("u-1".into(), 1, at(2)).await.unwrap();
+    assert_eq!(feed.recv().await.unwrap().waiting.class, Class::Other);
+    assert_eq!(replay(&dir), 1);
+    let again = tokio::time::timeout(Duration::from_secs(10), feed.recv());
+    let again = again.await.unwrap().unwrap();
+    assert_eq!((again.waiting.seq, again.waiting.class), (1, Class::Alarm));
+    let loaded = journal.load(1).await.unwrap().unwrap();
+    assert_eq!(loaded, alarm.clone().read_again());
+    assert!(loaded.occurrence.is_some());
+    let depth = journal.depth();
+    assert_eq!((depth.pending, depth.dead, depth.dead_bytes), (1, 0, 0));
+    // Dead again, it is told again.
+    journal
+        .bury(alarm.key, "another reason".into(), at(3))
+        .await
+        .unwrap();
+    let untold = journal.untold().await.unwrap();
+    assert_eq!(untold[0].last_reason, "another reason");
+
+    // Marked while nobody runs.
+    journal.close().await;
+    assert_eq!(replay(&dir), 1);
+    assert_eq!(replay(&dir), 0, "it is marked already");
+    let (journal, mut feed) = open(&dir).await;
+    assert_eq!(feed.recv().await.unwrap().key, alarm.key);
+    assert_eq!(journal.depth().pending, 1);
+}
+
+#[tokio::test]
+async fn a_replay_of_an_occurrence_that_is_known_makes_no_second_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, mut feed) = open(&dir).await;
+    for stamp in ["1", "2"] {
+        let body = ALARM.replace("\"data\"", &format!("\"timestamp\":{stamp},\"data\""));
+        // Unreadable then, so its occurrence was not known.
+        journal.append(received(&body)).await.unwrap();
+        journal
+            .bury(received(&body).key, "x".into(), at(1))
+            .await
+            .unwrap();
+        feed.recv().await.unwrap();
+    }
+    assert_eq!(replay(&dir), 2);
+    assert_eq!(feed.recv().await.unwrap().waiting.seq, 1);
+    let depth = journal.depth();
+    assert_eq!((depth.pending, depth.dead), (1, 0));
+    assert!(feed.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_replay_waits_for_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        max_records: 1,
+        ..Limits::default()
+    };
+    let options = Options {
+        limits,
+        sink: false,
+    };
+    let (journal, mut feed) = open_with(&dir, options).await;
+    for body in ["a", "b"] {
+        journal.append(received(body)).await.unwrap();
+        journal
+            .bury(received(body).key, "x".into(), at(1))
+            .await
+            .unwrap();
+        feed.recv().await.unwrap();
+    }
+    assert_eq!(replay(&dir), 2);
+    for body in ["a", "b"] {
+        let again = tokio::time::timeout(Duration::from_secs(10), feed.recv());
+        assert_eq!(again.await.unwrap().unwrap().key, received(body).key);
+        assert_eq!(journal.depth().pending, 1);
+        journal.settle(received(body).key, at(2)).await.unwrap();
+    }
+    assert_eq!(journal.depth().dead, 0);
+}
+
+#[tokio::test]
+async fn a_visitor_is_told_what_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |dir: &Path| shelf::Shelf::look(dir).unwrap_err().to_string();
+    assert!(error(dir.path()).contains("there is no journal in"));
+    assert!(!dir.path().join("journal.sqlite").exists());
+    let old = Connection::open(dir.path().join("journal.sqlite")).unwrap();
+    schema::tests::first_version(&old);
+    assert!(error(dir.path()).contains("start this program's receiver on it once"));
+}

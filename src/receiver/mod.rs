@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod body;
 pub mod conduct;
+pub mod deadletters;
 pub mod ingest;
 pub mod keyring;
 pub mod linger;
