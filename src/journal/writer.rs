@@ -309,14 +309,16 @@ impl Writer {
             Err(error) => tracing::debug!(%error, "the journal's version cannot be read"),
         }
         let log = self.dir.join(format!("{}-wal", files::FILE));
-        if std::fs::metadata(log).is_ok_and(|log| log.len() > LONGEST_LOG) {
+        let grown = std::fs::metadata(log).is_ok_and(|log| log.len() > LONGEST_LOG);
+        // What fills the disk may be the log: it holds a page once for each commit that changed it.
+        if grown || open.failing.is_some() {
             let worked_off = self.shared.without_readers(|| {
                 open.connection
                     .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
                         row.get::<_, i64>(0)
                     })
             });
-            tracing::debug!(?worked_off, "the journal's log was long");
+            tracing::debug!(?worked_off, "the journal's log was worked off");
         }
     }
 

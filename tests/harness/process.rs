@@ -61,6 +61,9 @@ pub struct Launch {
     pub env: Vec<(String, String)>,
     /// Addresses by their name in the `listening` line, in place of free ones.
     pub addresses: BTreeMap<String, SocketAddr>,
+    /// A program with its arguments that becomes ours, after it has prepared something such as a mount: our own
+    /// command line is appended. It must not fork, for its process id is taken for ours.
+    pub through: Vec<String>,
 }
 
 impl Launch {
@@ -71,6 +74,7 @@ impl Launch {
             args: Vec::new(),
             env: Vec::new(),
             addresses: BTreeMap::new(),
+            through: Vec::new(),
         }
     }
 
@@ -87,6 +91,13 @@ impl Launch {
             self.addresses.insert((*name).to_owned(), address);
         }
         Ok(self)
+    }
+
+    /// Starts it through another program.
+    #[must_use]
+    pub fn through<S: Display>(mut self, program: impl IntoIterator<Item = S>) -> Self {
+        self.through = program.into_iter().map(|a| a.to_string()).collect();
+        self
     }
 
     /// Adds a flag with its value.
@@ -361,7 +372,14 @@ fn run(
     addresses: &BTreeMap<String, SocketAddr>,
     log: &Arc<Mutex<Vec<String>>>,
 ) -> anyhow::Result<Guarded> {
-    let mut command = Command::new(binary()?);
+    let mut command = match launch.through.split_first() {
+        None => Command::new(binary()?),
+        Some((program, args)) => {
+            let mut command = Command::new(program);
+            command.args(args).arg(binary()?);
+            command
+        }
+    };
     command
         .args(["--log-format", "json"])
         .arg(launch.role.name())

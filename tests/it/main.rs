@@ -17,6 +17,7 @@ mod ending;
 mod faults;
 mod generated;
 mod hardness;
+mod journal;
 mod keyrings;
 mod kill;
 mod links;
