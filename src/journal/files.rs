@@ -9,7 +9,7 @@
 //! ```
 
 use std::fs::{DirBuilder, File, TryLockError};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -150,18 +150,37 @@ pub struct Files {
 /// [`OpenError::Held`], or [`OpenError::Directory`].
 pub fn lock(dir: &Path) -> Result<File, OpenError> {
     let directory = OpenError::directory(dir);
-    // Deliveries tell where people live and what is alarmed: nobody else needs to read them.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(directory)?;
+    if !dir.is_dir() {
+        // Deliveries tell where people live and what is alarmed: nobody else needs to read them.
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(dir);
+        made.map_err(directory)?;
+        if let Some(parent) = dir.parent().filter(|parent| parent.is_dir()) {
+            rescue::sync(parent).map_err(directory)?;
+        }
+    }
     let lock = File::create(dir.join(LOCK)).map_err(directory)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(OpenError::Held(dir.to_owned())),
         Err(TryLockError::Error(error)) => Err(directory(error)),
     }
+}
+
+/// A file by device and number.
+pub type Identity = (u64, u64);
+
+/// Which files are there under the names of the database and its log: what is open may be there no more.
+///
+/// # Errors
+/// When the system cannot say.
+pub fn identity(dir: &Path) -> std::io::Result<[Option<Identity>; 2]> {
+    let look = |end: &str| match std::fs::metadata(dir.join(format!("{FILE}{end}"))) {
+        Ok(found) => Ok(Some((found.dev(), found.ino()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    Ok([look("")?, look("-wal")?])
 }
 
 /// Opens or makes the journal in a directory whose lock is held. A damaged one is set aside and what can be read of

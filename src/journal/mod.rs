@@ -279,6 +279,7 @@ impl Journal {
             inbox,
             runtime,
             tally: Tally::default(),
+            said: Vec::new(),
         };
         std::thread::Builder::new()
             .name("journal".to_owned())

@@ -85,6 +85,28 @@ const TOLD: usize = 17;
 /// # Errors
 /// [`OpenError`], among others when the disk has no room for it. The damaged journal is then where it was.
 pub fn rescue(dir: &Path, why: &str, now: Timestamp) -> Result<Rescued, OpenError> {
+    fill(dir, None, why, now)
+}
+
+/// The same from a journal that is open, and whose file was moved or deleted.
+///
+/// # Errors
+/// As [`rescue`].
+pub fn refill(
+    dir: &Path,
+    open: &Connection,
+    why: &str,
+    now: Timestamp,
+) -> Result<Rescued, OpenError> {
+    fill(dir, Some(open), why, now)
+}
+
+fn fill(
+    dir: &Path,
+    open: Option<&Connection>,
+    why: &str,
+    now: Timestamp,
+) -> Result<Rescued, OpenError> {
     let (directory, database) = (OpenError::directory(dir), OpenError::database(dir));
     let filling = dir.join(FILLING);
     remove(&filling).map_err(directory)?;
@@ -97,12 +119,16 @@ pub fn rescue(dir: &Path, why: &str, now: Timestamp) -> Result<Rescued, OpenErro
         .map_err(database)?;
     schema::bring_up(&mut fresh).map_err(database)?;
     let mut carried = Carried::default();
-    let source = source(dir, &dir.join(FILE)).map_err(directory)?;
-    if let Some(source) = source {
+    let damaged = match open {
+        Some(_) => None,
+        None => source(dir, &dir.join(FILE)).map_err(directory)?,
+    };
+    if let Some(source) = open.or(damaged.as_ref()) {
         fresh.execute_batch("BEGIN").map_err(database)?;
-        carry(&source, &fresh, now, &mut carried).map_err(database)?;
+        carry(source, &fresh, now, &mut carried).map_err(database)?;
         fresh.execute_batch("COMMIT").map_err(database)?;
     }
+    drop(damaged);
     fresh.close().map_err(|(_, error)| database(error))?;
     remove(&dir.join(PATCHED)).map_err(directory)?;
     File::open(&filling)
@@ -196,7 +222,7 @@ fn with_end(file: &Path, end: &str) -> PathBuf {
 }
 
 /// A rename is on the disk once the directory is.
-fn sync(dir: &Path) -> std::io::Result<()> {
+pub(super) fn sync(dir: &Path) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

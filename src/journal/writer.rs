@@ -23,8 +23,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::batch::{self, Command, Reply, Tally, remembered_since};
-use super::files::{self, Files, OpenError, is_damage};
-use super::{Entry, JournalError, Options, Reader, Shared, State, cursor, record};
+use super::files::{self, Files, Identity, OpenError, is_damage};
+use super::{Entry, JournalError, Options, Reader, Shared, State, cursor, record, rescue};
 
 /// The most commands in one commit, so that the first of them does not wait for ever.
 const TOGETHER: usize = 512;
@@ -50,6 +50,8 @@ pub(super) struct Writer {
     /// Waits for a command with a deadline.
     pub runtime: Runtime,
     pub tally: Tally,
+    /// Why deliveries were refused since the journal was last open. Each reason is logged once.
+    pub said: Vec<String>,
 }
 
 /// An open file.
@@ -58,6 +60,8 @@ struct Open {
     /// Changes when another process writes.
     version: i64,
     looked: Instant,
+    /// Which files they were when they were opened.
+    identity: [Option<Identity>; 2],
     /// Since when commits fail.
     failing: Option<Instant>,
     sweeps: Vec<Reply<usize>>,
@@ -71,6 +75,8 @@ enum Left {
     Damaged(String),
     /// It fails, and is opened anew.
     Failing(String),
+    /// It was moved or deleted. As long as it is open, all that was in it can still be read.
+    Displaced,
 }
 
 /// What came of waiting for a command.
@@ -96,6 +102,12 @@ impl Writer {
                     for reply in open.sweeps {
                         let _ = reply.send(Ok(0));
                     }
+                    if matches!(left, Left::Displaced)
+                        && let Some(closing) = self.refill(&open.connection, &mut lock)
+                    {
+                        break closing;
+                    }
+                    // Its log is worked off.
                     drop(open.connection);
                     match left {
                         Left::Ended(closing) => break closing,
@@ -104,6 +116,7 @@ impl Writer {
                             suspect = Some(why);
                         }
                         Left::Failing(why) => self.wait_because(why),
+                        Left::Displaced => {}
                     }
                 }
                 Err(error) => {
@@ -162,9 +175,41 @@ impl Writer {
             connection: writer,
             version,
             looked: Instant::now(),
+            identity: files::identity(&self.dir).map_err(OpenError::directory(&self.dir))?,
             failing: None,
             sweeps: Vec::new(),
         })
+    }
+
+    /// Writes everything that is in a file that has no name any more to one that has. Returns whom to tell when the
+    /// end was asked for before that could be done.
+    fn refill(
+        &mut self,
+        connection: &Connection,
+        lock: &mut Option<File>,
+    ) -> Option<Vec<Reply<()>>> {
+        let why = "it was moved or deleted while it was in use";
+        let mut pause = FIRST_PAUSE;
+        loop {
+            // The lock's file may be gone as well, and another process may hold the one that is there now.
+            *lock = None;
+            let filled = files::lock(&self.dir).and_then(|held| {
+                *lock = Some(held);
+                rescue::refill(&self.dir, connection, why, Timestamp::now())
+            });
+            match filled {
+                Ok(rescued) => {
+                    tracing::error!(dir = %self.dir.display(), saved = rescued.saved, "the journal was moved or deleted while it was in use: it was written anew");
+                    return None;
+                }
+                Err(error) => self.wait_because(format!("the journal {why}: {error}")),
+            }
+            if let Some(closing) = self.refuse_for(pause) {
+                tracing::error!(dir = %self.dir.display(), pending = self.tally.depth.pending, "ending with deliveries that are on no disk: the journal was moved or deleted and could not be written anew");
+                return Some(closing);
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     }
 
     fn serve(&mut self, open: &mut Open) -> Left {
@@ -191,7 +236,12 @@ impl Writer {
             if open.looked.elapsed() >= TICK {
                 open.looked = Instant::now();
                 due |= open.failing.is_some();
-                self.look_around(open);
+                if let Some(left) = self.look_around(open) {
+                    for command in commands {
+                        command.refuse(JournalError::Io("it is being opened anew".to_owned()));
+                    }
+                    return left;
+                }
                 due |= self.tally.is_busy();
             }
             if due && let Some(left) = self.commit(open, commands) {
@@ -273,7 +323,7 @@ impl Writer {
                 None
             }
             Err(error) => {
-                let why = error.to_string();
+                let why = in_words(&error);
                 let failed = JournalError::Io(why.clone());
                 let damaged = is_damage(&error);
                 let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
@@ -296,8 +346,19 @@ impl Writer {
         }
     }
 
-    /// What happens without being asked for: another process wrote, or readers keep the log from beginning anew.
-    fn look_around(&mut self, open: &mut Open) {
+    /// What happens without being asked for: another process wrote, the files were moved, or readers keep the log from
+    /// beginning anew. Returns why the file cannot be used any more, if so.
+    fn look_around(&mut self, open: &mut Open) -> Option<Left> {
+        let [file, log] = files::identity(&self.dir).unwrap_or(open.identity);
+        if file != open.identity[0] {
+            return Some(Left::Displaced);
+        }
+        if log != open.identity[1] {
+            // Closing works off the one that is still open.
+            return Some(Left::Failing(
+                "the write-ahead log was moved or deleted while it was in use".to_owned(),
+            ));
+        }
         self.tally.cramped = false;
         match data_version(&open.connection) {
             Ok(version) if version != open.version => {
@@ -320,29 +381,29 @@ impl Writer {
             });
             tracing::debug!(?worked_off, "the journal's log was worked off");
         }
+        None
     }
 
     fn show(&self) {
         self.shared.show(self.tally.depth, self.tally.last);
     }
 
-    fn wait_because(&self, why: String) {
+    fn wait_because(&mut self, why: String) {
+        if !self.said.contains(&why) {
+            tracing::error!(dir = %self.dir.display(), why, "deliveries are refused until the journal can be written");
+            self.said.push(why.clone());
+        }
         let state = State::Waiting(why);
         self.shared.state.send_if_modified(|known| {
             let changed = *known != state;
-            if changed {
-                if let State::Waiting(why) = &state {
-                    tracing::error!(dir = %self.dir.display(), why, "deliveries are refused until the journal can be written");
-                }
-                *known = state;
-            }
+            *known = state;
             changed
         });
     }
 
-    fn works_again(&self) {
-        let known = self.shared.state.send_replace(State::Open);
-        if known != State::Open {
+    fn works_again(&mut self) {
+        self.said.clear();
+        if self.shared.state.send_replace(State::Open) != State::Open {
             let depth = self.tally.depth;
             tracing::info!(dir = %self.dir.display(), pending = depth.pending, dead = depth.dead, "the journal is open");
         }
@@ -412,6 +473,14 @@ impl Writer {
                 }
             }
         }
+    }
+}
+
+/// What SQLite says, with its number: `disk I/O error` alone has thirty causes.
+fn in_words(error: &rusqlite::Error) -> String {
+    match error.sqlite_error() {
+        Some(code) => format!("{error} (SQLite error {})", code.extended_code),
+        None => error.to_string(),
     }
 }
 

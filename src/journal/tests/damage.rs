@@ -315,3 +315,52 @@ async fn a_crash_between_the_renames_is_made_good_at_the_next_start() {
     assert_eq!(journal.depth().pending, before().0);
     assert!(!path.join("journal-rescue.sqlite").exists());
 }
+
+#[tokio::test]
+async fn a_journal_that_is_deleted_while_it_is_in_use_is_written_anew() {
+    for names in [
+        &["journal.sqlite"][..],
+        &["journal.sqlite-wal"],
+        &[
+            "journal.sqlite",
+            "journal.sqlite-wal",
+            "journal.sqlite-shm",
+            "journal.lock",
+        ],
+        &[],
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        filled(&dir).await;
+        let (journal, _feed) = open(&dir).await;
+        assert_eq!(
+            journal.append(received("in the log")).await,
+            Ok(Appended::New)
+        );
+        let path = dir.path().join("journal");
+        for name in names {
+            fs::remove_file(path.join(name)).unwrap();
+        }
+        if names.is_empty() {
+            fs::remove_dir_all(&path).unwrap();
+        }
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while files::identity(&path).unwrap().contains(&None) {
+            assert!(std::time::Instant::now() < deadline, "{names:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // It may be between two openings.
+        while journal.append(received("later")).await.is_err() {
+            assert!(std::time::Instant::now() < deadline, "{names:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(journal);
+        let (journal, _feed) = open(&dir).await;
+        let depth = journal.depth();
+        let (pending, dead) = before();
+        assert_eq!(
+            (depth.pending, depth.dead),
+            (pending + 2, dead),
+            "{names:?}"
+        );
+    }
+}
