@@ -1,4 +1,10 @@
 //! One commit: what was asked for, in one transaction, and the answers, which are given only after it.
+//!
+//! CPU an append, with a 300-byte body and an occurrence, in a release build: 15 us alone, 10 us with 8 to a commit
+//! and 7 us with 64, on a tmpfs; 49, 18 and 10 us on a disk, where waiting for it costs CPU as well. A bare insert
+//! with one unique key takes 10, 5 and 3 us: the rest is a wider row, the second unique key and the smaller commits'
+//! `fsync`. Pages of 1, 2 or 8 KiB, a log that is worked off four times more rarely, a cache of 16 MB and mmap made
+//! less difference than one run has from the next, or made it worse, so SQLite's defaults stay.
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, Transaction, TransactionBehavior};

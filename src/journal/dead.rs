@@ -65,7 +65,7 @@ pub fn bury(
 ) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached(
-            "UPDATE records SET state = ?4, settled_at = ?2, reason = ?3, told_at = NULL \
+            "UPDATE records SET state = ?4, settled_at = ?2, reason = ?3 \
              WHERE key = ?1 AND state = ?5 RETURNING size",
         )?
         .query_row(

@@ -102,9 +102,9 @@ impl Writer {
                     for reply in open.sweeps {
                         let _ = reply.send(Ok(0));
                     }
-                    if matches!(left, Left::Displaced)
-                        && let Some(closing) = self.refill(&open.connection, &mut lock)
-                    {
+                    let displaced = matches!(left, Left::Displaced)
+                        || files::identity(&self.dir).is_ok_and(|now| now[0] != open.identity[0]);
+                    if displaced && let Some(closing) = self.refill(&open.connection, &mut lock) {
                         break closing;
                     }
                     // Its log is worked off.
@@ -157,6 +157,8 @@ impl Writer {
                  check the disk, and keep the damaged file until you know what `broken` and `unreadable` have cost you"
             );
         }
+        // Before anybody hears that it is open: from then on it may be deleted.
+        let identity = files::identity(&self.dir).map_err(OpenError::directory(&self.dir))?;
         let database = OpenError::database(&self.dir);
         self.tally = Tally::count(&writer, self.options, &self.tally).map_err(database)?;
         let version = data_version(&writer).map_err(database)?;
@@ -175,7 +177,7 @@ impl Writer {
             connection: writer,
             version,
             looked: Instant::now(),
-            identity: files::identity(&self.dir).map_err(OpenError::directory(&self.dir))?,
+            identity,
             failing: None,
             sweeps: Vec::new(),
         })

@@ -364,3 +364,14 @@ async fn a_journal_that_is_deleted_while_it_is_in_use_is_written_anew() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_journal_that_is_deleted_just_before_the_end_is_written_anew_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = filled(&dir).await;
+    let (journal, _feed) = open(&dir).await;
+    fs::remove_file(file).unwrap();
+    journal.close().await;
+    let (journal, _feed) = open(&dir).await;
+    assert_eq!((journal.depth().pending, journal.depth().dead), before());
+}
