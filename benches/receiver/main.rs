@@ -1,0 +1,114 @@
+//! What an honest 200 costs: the receiver against the least that could be done instead, as one table of ratios.
+//!
+//! ```text
+//! cargo bench --bench receiver              everything, in about three minutes
+//! cargo bench --bench receiver -- answers   only one part: answers, publishing, memory or flood
+//! ```
+//!
+//! Absolute numbers say more of a machine than of a program, so everything that is compared is measured in one run:
+//! servers are child processes pinned to one core, the driver has another for itself. What does not come from the
+//! product is marked as such: the bare handler is the floor, everything else is the code that ships.
+
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
+
+#[path = "../../tests/harness/mod.rs"]
+mod harness;
+
+#[cfg(target_os = "linux")]
+mod answers;
+#[cfg(target_os = "linux")]
+mod child;
+#[cfg(target_os = "linux")]
+mod deliveries;
+#[cfg(target_os = "linux")]
+mod driver;
+#[cfg(target_os = "linux")]
+mod flood;
+#[cfg(target_os = "linux")]
+mod machine;
+#[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
+mod planted;
+#[cfg(target_os = "linux")]
+mod publishing;
+#[cfg(target_os = "linux")]
+mod servers;
+#[cfg(target_os = "linux")]
+mod table;
+
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    println!("This benchmark reads /proc and pins processes to cores: it runs on Linux only.");
+}
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args
+        .iter()
+        .map(String::as_str)
+        .filter(|word| !word.starts_with("--"))
+        .collect();
+    let outcome = match words[..] {
+        ["serve", kind, dir] => servers::serve(kind, dir.as_ref()),
+        // `cargo test --all-targets` runs benchmarks too, without the flag that `cargo bench` gives them.
+        _ if !args.iter().any(|arg| arg == "--bench") => {
+            println!("a benchmark: run it by `make bench`");
+            Ok(())
+        }
+        _ => run(&words),
+    };
+    // Not by returning: what the harness left running is the reaper's.
+    std::process::exit(match outcome {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            1
+        }
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn run(words: &[&str]) -> anyhow::Result<()> {
+    const PARTS: [&str; 4] = ["answers", "publishing", "memory", "flood"];
+    for word in words {
+        anyhow::ensure!(
+            PARTS.contains(word),
+            "there is no part {word}: name one of {}",
+            PARTS.join(", ")
+        );
+    }
+    let wanted = |part: &str| words.is_empty() || words.contains(&part);
+    machine::prepare()?;
+    let mut table = table::Table::new();
+    if wanted("answers") {
+        answers::measure(&mut table)?;
+    }
+    if PARTS[1..].iter().any(|part| wanted(part)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        let started = runtime.block_on(harness::ControlPlane::shared());
+        match started {
+            Ok(plane) => {
+                if wanted("publishing") {
+                    runtime.block_on(publishing::measure(plane, &mut table))?;
+                }
+                if wanted("memory") {
+                    runtime.block_on(memory::measure(plane, &mut table))?;
+                }
+                if wanted("flood") {
+                    runtime.block_on(flood::measure(plane, &mut table))?;
+                }
+                plane.stop();
+            }
+            Err(error) => table.not_measured(
+                "publishing, memory and flood",
+                &format!("no API server could be started: {error:#}"),
+            ),
+        }
+    }
+    table.print();
+    Ok(())
+}
