@@ -93,6 +93,30 @@ pub fn measure(table: &mut Table) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One run of one server, printed: what a profiler is to look at.
+///
+/// # Errors
+/// When a word is none of ours, or as [`measure`].
+pub fn once_for_a_profiler(
+    what: &str,
+    connections: &str,
+    rate: Option<&str>,
+) -> anyhow::Result<()> {
+    let (server, kind, status) = match what {
+        "bare" => ("bare", Kind::Valid, 200),
+        "verify-only" => ("receiver", Kind::Forged, 401),
+        "durable" => ("receiver", Kind::Valid, 200),
+        _ => anyhow::bail!("there is no {what}: name bare, verify-only or durable"),
+    };
+    let (pace, plan) = match rate {
+        Some(rate) => (Pace::Open(rate.parse()?), OPEN),
+        None => (Pace::Closed, CLOSED),
+    };
+    let run = once(server, kind, pace, connections.parse()?, plan)?;
+    Table::new().run(what, &run, status);
+    Ok(())
+}
+
 fn closed(
     table: &mut Table,
     what: &str,

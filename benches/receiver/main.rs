@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench receiver              everything, in about three minutes
 //! cargo bench --bench receiver -- answers   only one part: answers, publishing, memory or flood
+//! cargo bench --bench receiver -- once durable 64 [RATE]   a single run, for a profiler
 //! ```
 //!
 //! Absolute numbers say more of a machine than of a program, so everything that is compared is measured in one run:
@@ -56,6 +57,10 @@ fn main() -> std::process::ExitCode {
         _ if !args.iter().any(|arg| arg == "--bench") => {
             println!("a benchmark: run it by `make bench`");
             Ok(())
+        }
+        ["once", what, connections] => answers::once_for_a_profiler(what, connections, None),
+        ["once", what, connections, rate] => {
+            answers::once_for_a_profiler(what, connections, Some(rate))
         }
         _ => run(&words),
     };
