@@ -68,6 +68,16 @@ impl Envelope {
     pub fn text(&self, field: &str) -> Option<String> {
         self.data.get(field).and_then(text)
     }
+
+    /// Whether [`Envelope::text`] would give something.
+    #[must_use]
+    pub fn has(&self, field: &str) -> bool {
+        match self.data.get(field) {
+            Some(Value::String(text)) => !text.is_empty(),
+            Some(Value::Number(_) | Value::Bool(_)) => true,
+            Some(Value::Null | Value::Array(_) | Value::Object(_)) | None => false,
+        }
+    }
 }
 
 /// Reads a body whose signature was verified; only such bodies get here.
@@ -145,6 +155,10 @@ mod tests {
         );
         for absent in ["severity", "x", "y", "z"] {
             assert_eq!(envelope.text(absent), None, "{absent}");
+            assert!(!envelope.has(absent), "{absent}");
+        }
+        for present in ["site_id", "device_id", "alarm_id"] {
+            assert!(envelope.has(present), "{present}");
         }
         assert!(envelope.flaws.is_empty());
     }

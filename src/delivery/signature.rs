@@ -110,12 +110,15 @@ fn digest(profile: &Profile, part: &[u8]) -> Option<[u8; 32]> {
         Some(start) if start.eq_ignore_ascii_case(prefix) => &part[prefix.len()..],
         _ => part,
     };
-    // The length is looked at first: decoding must never allocate what a stranger asks for.
+    // The length is looked at first: decoding wants exactly the room that the digest has.
     if hex.len() != 64 {
         return None;
     }
-    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(hex).ok()?;
-    bytes.try_into().ok()
+    let mut digest = [0; 32];
+    data_encoding::HEXLOWER_PERMISSIVE
+        .decode_mut(hex, &mut digest)
+        .ok()?;
+    Some(digest)
 }
 
 impl Delivery<Unverified> {
