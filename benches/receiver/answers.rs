@@ -54,6 +54,17 @@ pub fn measure(table: &mut Table) -> anyhow::Result<()> {
         });
     }
     for (at, connections) in [FEW, MANY].into_iter().enumerate() {
+        let (ours, floor) = (durable[at].cpu_a_request(), bare[at].cpu_a_request());
+        table.goal(Goal {
+            // What the next ratio comes to where nothing but the processor is waited for.
+            what: format!("CPU a request: durable / bare handler, {connections} connections"),
+            value: ours.as_secs_f64() / floor.as_secs_f64(),
+            at_most: Some(3.0),
+            at_least: None,
+            scale: format!("{} / {}", micros(ours), micros(floor)),
+        });
+    }
+    for (at, connections) in [FEW, MANY].into_iter().enumerate() {
         let (ours, floor) = (durable[at].rate(), bare[at].rate());
         table.goal(Goal {
             what: format!("rate: durable / bare handler, {connections} connections"),
