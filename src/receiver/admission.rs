@@ -6,14 +6,25 @@
 //! to prove itself and has not: a connection is *proven* once it has delivered a request with a valid signature.
 //! Nobody without a secret can be proven, so a flood can only ever push out itself.
 //!
+//! An unproven connection has a moment of grace, for a handshake takes its time, and without more that moment would let
+//! a flood decide how fast others come in: as many newcomers in it as there are places, and everybody waits. So nobody
+//! waits for the sake of a peer that holds more places than the newcomer's would, nor does a peer that is *known*, having
+//! delivered something valid within the hour; and who holds a place already does not wait for a second one, but changes it.
+//!
 //! Plain data with the time handed in. A search looks at every connection; it happens only when all places are taken,
 //! and a thousand of them are looked at in some microseconds.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+/// For how long a peer is known after its last valid delivery.
+const KNOWN: Duration = Duration::from_secs(60 * 60);
+/// The most peers that are known. CHeKT delivers from a handful; the one that was quiet longest is forgotten.
+const MOST_KNOWN: usize = 1_024;
 
 /// Whom connections are counted for: an IPv4 address, or the /64 that one customer of a provider gets as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,7 +89,18 @@ struct Next {
     id: Id,
     /// Not before this moment.
     from: Instant,
-    unproven: bool,
+    standing: Standing,
+}
+
+/// How good the claim of a connection to its place is, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// It has proven nothing, nor has its peer.
+    Unknown,
+    /// It has proven nothing, but others of its peer have.
+    Known,
+    /// It has delivered something valid.
+    Proven,
 }
 
 /// The connections that are open. `Handle` is whatever tells one of them to leave.
@@ -87,6 +109,7 @@ pub struct Admission<Handle> {
     caps: Caps,
     open: HashMap<Id, Connection<Handle>>,
     peers: HashMap<Peer, usize>,
+    known: HashMap<Peer, Instant>,
     last: u64,
 }
 
@@ -98,6 +121,7 @@ impl<Handle> Admission<Handle> {
             caps,
             open: HashMap::new(),
             peers: HashMap::new(),
+            known: HashMap::new(),
             last: 0,
         }
     }
@@ -122,12 +146,12 @@ impl<Handle> Admission<Handle> {
         now: Instant,
         handle: impl FnOnce() -> Handle,
     ) -> Verdict<Handle> {
-        let of_peer = peer.and_then(|peer| self.peers.get(&peer)).copied();
-        if of_peer.is_some_and(|count| count >= self.caps.per_peer) {
+        let held = self.held(peer);
+        if peer.is_some() && held >= self.caps.per_peer {
             // Its own go first, and without any grace: it must not push out anybody else's, and where a deliverer and a
             // flood share an address, it is better to be pushed out by the hundredth after you than not to be let in.
-            return match self.next_to_go(|connection| connection.peer == peer) {
-                Some(next) if next.unproven || next.from <= now => {
+            return match self.next_to_go(now, |connection| connection.peer == peer) {
+                Some(next) if next.standing < Standing::Proven || next.from <= now => {
                     self.replace(next.id, peer, now, handle)
                 }
                 Some(_) | None => Verdict::Refuse,
@@ -136,10 +160,23 @@ impl<Handle> Admission<Handle> {
         if self.open.len() < self.caps.connections {
             return Verdict::Enter(self.enter(peer, now, handle()));
         }
-        match self.next_to_go(|_| true) {
-            Some(next) if next.from <= now => self.replace(next.id, peer, now, handle),
-            Some(next) => Verdict::Wait(Some(next.from)),
-            None => Verdict::Wait(None),
+        let Some(next) = self.next_to_go(now, |_| true) else {
+            return Verdict::Wait(None);
+        };
+        let holds_more = self.share(next.id) > held + 1;
+        let no_grace = match next.standing {
+            Standing::Unknown => holds_more || self.is_known(peer, now),
+            Standing::Known => holds_more,
+            Standing::Proven => false,
+        };
+        if no_grace || next.from <= now {
+            return self.replace(next.id, peer, now, handle);
+        }
+        // Whoever holds a place already changes it for this one, which costs nobody else anything.
+        let own = self.next_to_go(now, |connection| peer.is_some() && connection.peer == peer);
+        match own {
+            Some(own) if own.standing < Standing::Proven => self.replace(own.id, peer, now, handle),
+            Some(_) | None => Verdict::Wait(Some(next.from)),
         }
     }
 
@@ -148,6 +185,9 @@ impl<Handle> Admission<Handle> {
         if let Some(connection) = self.open.get_mut(&id) {
             connection.proven = Some(now);
             connection.at_work = connection.at_work.saturating_add(1);
+            if let Some(peer) = connection.peer {
+                self.remember(peer, now);
+            }
         }
     }
 
@@ -164,29 +204,59 @@ impl<Handle> Admission<Handle> {
         let _ = self.remove(id);
     }
 
-    /// Who goes first among those that fit, and from when on: the longest unproven one before the longest resting
-    /// proven one, and nobody for whom a valid delivery is being written down.
-    fn next_to_go(&self, fits: impl Fn(&Connection<Handle>) -> bool) -> Option<Next> {
-        let idle = || {
-            self.open
-                .iter()
-                .filter(|(_, connection)| connection.at_work == 0 && fits(connection))
-        };
-        let unproven = idle()
-            .filter(|(_, connection)| connection.proven.is_none())
-            .map(|(id, connection)| (connection.came + self.caps.grace, *id))
-            .min();
-        // A proven connection goes only where no unproven one is left at all: a crowd of newcomers that are still in
-        // their grace must not push out those who have shown who they are.
-        if let Some((from, id)) = unproven {
-            let unproven = true;
-            return Some(Next { id, from, unproven });
+    /// Who goes first among those that fit, and from when on: the worst standing first; of those without any proof
+    /// whoever's peer holds the most places, and then whoever came or rested first. Nobody goes for whom a valid delivery is
+    /// being written down. A proven connection goes only where no other is left at all: a crowd of newcomers that are
+    /// still in their grace must not push out those who have shown who they are.
+    fn next_to_go(&self, now: Instant, fits: impl Fn(&Connection<Handle>) -> bool) -> Option<Next> {
+        let idle = self
+            .open
+            .iter()
+            .filter(|(_, connection)| connection.at_work == 0 && fits(connection));
+        idle.map(|(id, connection)| {
+            let (standing, from) = match connection.proven {
+                Some(at) => (Standing::Proven, at + self.caps.rest),
+                None if self.is_known(connection.peer, now) => {
+                    (Standing::Known, connection.came + self.caps.grace)
+                }
+                None => (Standing::Unknown, connection.came + self.caps.grace),
+            };
+            let share = match standing {
+                Standing::Unknown | Standing::Known => self.held(connection.peer).max(1),
+                Standing::Proven => 1,
+            };
+            (standing, Reverse(share), from, *id)
+        })
+        .min()
+        .map(|(standing, _, from, id)| Next { id, from, standing })
+    }
+
+    /// How many places this peer holds.
+    fn held(&self, peer: Option<Peer>) -> usize {
+        peer.and_then(|peer| self.peers.get(&peer))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// How many places the peer of this connection holds; one where nobody is counted.
+    fn share(&self, id: Id) -> usize {
+        let peer = self.open.get(&id).and_then(|connection| connection.peer);
+        self.held(peer).max(1)
+    }
+
+    fn is_known(&self, peer: Option<Peer>, now: Instant) -> bool {
+        peer.and_then(|peer| self.known.get(&peer))
+            .is_some_and(|last| now.saturating_duration_since(*last) < KNOWN)
+    }
+
+    fn remember(&mut self, peer: Peer, now: Instant) {
+        if self.known.len() >= MOST_KNOWN && !self.known.contains_key(&peer) {
+            let quietest = self.known.iter().min_by_key(|(_, last)| **last);
+            if let Some(quietest) = quietest.map(|(peer, _)| *peer) {
+                self.known.remove(&quietest);
+            }
         }
-        let (from, id) = idle()
-            .filter_map(|(id, connection)| Some((connection.proven? + self.caps.rest, *id)))
-            .min()?;
-        let unproven = false;
-        Some(Next { id, from, unproven })
+        self.known.insert(peer, now);
     }
 
     fn replace(
@@ -307,7 +377,7 @@ mod tests {
     #[test]
     fn whoever_has_proven_nothing_for_the_longest_time_goes_first() {
         let (v4, other, third) = (Some("192.0.2.1"), Some("192.0.2.2"), Some("192.0.2.3"));
-        let cases: [(&str, &[(u64, Happens)]); 10] = [
+        let cases: [(&str, &[(u64, Happens)]); 13] = [
             (
                 "the oldest unproven one makes room, from a second on",
                 &[
@@ -380,7 +450,43 @@ mod tests {
                     (500, Comes("b", v4, Enters)),
                     (600, Comes("c", v4, Replaces("a"))),
                     (700, Comes("d", v4, Replaces("b"))),
-                    (1_500, Comes("e", third, Replaces("old"))),
+                    (750, Comes("e", third, Replaces("c"))),
+                    (1_000, Comes("f", Some("192.0.2.4"), Replaces("old"))),
+                ],
+            ),
+            (
+                "nobody waits for the sake of a peer that holds more than they would",
+                &[
+                    (0, Comes("a", v4, Enters)),
+                    (1, Comes("b", v4, Enters)),
+                    (2, Comes("c", other, Enters)),
+                    (3, Comes("d", third, Replaces("a"))),
+                    (4, Comes("e", Some("192.0.2.4"), Waits(Some(1_001)))),
+                ],
+            ),
+            (
+                "who has a place changes it for the new one, and nobody else loses theirs",
+                &[
+                    (0, Comes("a", v4, Enters)),
+                    (1, Comes("b", other, Enters)),
+                    (2, Comes("c", third, Enters)),
+                    (3, Comes("d", v4, Replaces("a"))),
+                    (1_001, Comes("e", v4, Replaces("b"))),
+                ],
+            ),
+            (
+                "a peer that has delivered does not wait for strangers, and loses its own places after theirs",
+                &[
+                    (0, Comes("a", v4, Enters)),
+                    (1, Delivers("a")),
+                    (2, Leaves("a")),
+                    (3, Comes("b", other, Enters)),
+                    (4, Comes("c", third, Enters)),
+                    (5, Comes("d", Some("192.0.2.4"), Enters)),
+                    (6, Comes("e", v4, Replaces("b"))),
+                    (1_500, Comes("f", other, Replaces("c"))),
+                    (3_600_000, Comes("g", third, Replaces("d"))),
+                    (3_600_001, Comes("h", Some("192.0.2.5"), Replaces("e"))),
                 ],
             ),
             (
