@@ -5,7 +5,8 @@
 //! here. What waits is safe in the journal; this queue holds numbers only. Time is handed in, as the time since
 //! the process started.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::catalogue::Class;
@@ -53,27 +54,95 @@ pub enum Next {
 }
 
 /// All that waits, and the pace of each namespace.
+///
+/// ```text
+/// class -> namespaces that may be written to, in turn -> webhooks, in turn -> the oldest
+/// parked:  namespaces that may not yet, by the time from which they may
+/// ```
+///
+/// Nothing here looks at all that waits: a hundred thousand deliveries, or thousands of webhooks and of namespaces
+/// that are held, make neither [`Queue::push`] nor [`Queue::next`] slow.
 #[derive(Debug)]
 pub struct Queue {
     pace: Pace,
-    namespaces: HashMap<String, Namespace>,
-    classes: BTreeMap<Class, VecDeque<Lane>>,
+    namespaces: HashMap<Arc<str>, Namespace>,
+    /// For each class, in the order of [`Class::ALL`]: the namespaces that have such deliveries and are not known to
+    /// be closed.
+    open: [VecDeque<Arc<str>>; CLASSES],
+    parked: BTreeSet<(Duration, Arc<str>)>,
     len: usize,
 }
 
-/// The deliveries of one webhook and class, oldest first.
-#[derive(Debug)]
-struct Lane {
-    namespace: String,
-    uid: String,
-    waiting: VecDeque<i64>,
-}
+/// How many classes there are.
+const CLASSES: usize = Class::ALL.len();
 
 #[derive(Debug)]
 struct Namespace {
+    name: Arc<str>,
     tokens: f64,
     at: Duration,
     held_until: Duration,
+    parked: Option<Duration>,
+    classes: [Turns; CLASSES],
+}
+
+/// The webhooks of one namespace and class, in turn.
+#[derive(Debug, Default)]
+struct Turns {
+    /// Whether the namespace stands in the queue's list of this class.
+    listed: bool,
+    order: VecDeque<Arc<str>>,
+    /// The deliveries of each webhook, oldest first; never empty.
+    lanes: HashMap<Arc<str>, VecDeque<i64>>,
+}
+
+impl Turns {
+    fn push(&mut self, uid: &str, seq: i64) {
+        if let Some(lane) = self.lanes.get_mut(uid) {
+            let at = lane.partition_point(|other| *other < seq);
+            lane.insert(at, seq);
+            return;
+        }
+        let uid: Arc<str> = uid.into();
+        self.order.push_back(Arc::clone(&uid));
+        self.lanes.insert(uid, VecDeque::from([seq]));
+    }
+
+    /// The oldest of the webhook whose turn it is, which then goes to the end.
+    fn take(&mut self) -> Option<(Arc<str>, i64)> {
+        let uid = self.order.pop_front()?;
+        let lane = self.lanes.get_mut(&uid)?;
+        let seq = lane.pop_front()?;
+        if lane.is_empty() {
+            self.lanes.remove(&uid);
+        } else {
+            self.order.push_back(Arc::clone(&uid));
+        }
+        Some((uid, seq))
+    }
+}
+
+impl Namespace {
+    fn refill(&mut self, pace: Pace, now: Duration) {
+        let passed = now.saturating_sub(self.at).as_secs_f64();
+        self.tokens = (self.tokens + passed * pace.per_second).min(f64::from(pace.burst));
+        self.at = self.at.max(now);
+    }
+
+    /// When it may next be written to.
+    fn free_at(&mut self, pace: Pace, now: Duration) -> Duration {
+        self.refill(pace, now);
+        if self.tokens >= 1.0 {
+            return self.held_until.max(now);
+        }
+        // A hair more than needed, so that rounding cannot wake us just before the token is there.
+        let wait = Duration::from_secs_f64((1.0 - self.tokens) / pace.per_second + 1e-6);
+        self.held_until.max(now + wait)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.classes.iter().all(|turns| turns.order.is_empty())
+    }
 }
 
 impl Queue {
@@ -91,7 +160,8 @@ impl Queue {
                 burst: pace.burst.max(1),
             },
             namespaces: HashMap::new(),
-            classes: BTreeMap::new(),
+            open: Default::default(),
+            parked: BTreeSet::new(),
             len: 0,
         }
     }
@@ -109,106 +179,130 @@ impl Queue {
     }
 
     /// Adds a delivery, at the place that its number gives it: one that comes back goes before the younger ones.
-    pub fn push(&mut self, new: Waiting) {
-        let lanes = self.classes.entry(new.class).or_default();
-        let known = lanes.iter().position(|lane| lane.uid == new.uid);
-        let at = known.unwrap_or_else(|| {
-            lanes.push_back(Lane {
-                namespace: new.namespace,
-                uid: new.uid,
-                waiting: VecDeque::new(),
-            });
-            lanes.len() - 1
-        });
-        let lane = &mut lanes[at];
-        let at = lane.waiting.partition_point(|seq| *seq < new.seq);
-        lane.waiting.insert(at, new.seq);
+    pub fn push(&mut self, new: &Waiting) {
+        let class = place(new.class);
+        let namespace = self.namespaces.get_mut(new.namespace.as_str());
+        let namespace = match namespace {
+            Some(namespace) => namespace,
+            None => add(&mut self.namespaces, self.pace, &new.namespace),
+        };
+        let turns = &mut namespace.classes[class];
+        turns.push(&new.uid, new.seq);
+        if namespace.parked.is_none() && !turns.listed {
+            turns.listed = true;
+            self.open[class].push_back(Arc::clone(&namespace.name));
+        }
         self.len += 1;
     }
 
     /// Publishes nothing in a namespace before `until`.
-    pub fn hold(&mut self, namespace: &str, until: Duration, now: Duration) {
-        let entry = self.namespace(namespace, now);
+    pub fn hold(&mut self, namespace: &str, until: Duration) {
+        let entry = match self.namespaces.get_mut(namespace) {
+            Some(entry) => entry,
+            None => add(&mut self.namespaces, self.pace, namespace),
+        };
         entry.held_until = entry.held_until.max(until);
     }
 
     /// What to do at `now`.
     pub fn next(&mut self, now: Duration) -> Next {
-        let mut earliest: Option<Duration> = None;
+        self.unpark(now);
         for class in Class::ALL {
-            let count = self.classes.get(&class).map_or(0, VecDeque::len);
-            for index in 0..count {
-                let Some(lane) = self.classes.get(&class).and_then(|lanes| lanes.get(index)) else {
-                    break;
+            while let Some(name) = self.open[place(class)].pop_front() {
+                let Some(namespace) = self.namespaces.get_mut(&name) else {
+                    continue;
                 };
-                let namespace = lane.namespace.clone();
-                let free = self.free_at(&namespace, now);
-                if free > now {
-                    earliest = Some(earliest.map_or(free, |e| e.min(free)));
+                namespace.classes[place(class)].listed = false;
+                if namespace.parked.is_some() {
+                    // It was closed by another class; it is listed again when it opens.
                     continue;
                 }
-                if let Some(taken) = self.take(class, index, now) {
-                    return Next::Take(taken);
+                let free = namespace.free_at(self.pace, now);
+                if free > now {
+                    namespace.parked = Some(free);
+                    self.parked.insert((free, name));
+                    continue;
+                }
+                let turns = &mut namespace.classes[place(class)];
+                let Some((uid, seq)) = turns.take() else {
+                    continue;
+                };
+                if !turns.order.is_empty() {
+                    turns.listed = true;
+                    self.open[place(class)].push_back(Arc::clone(&name));
+                }
+                namespace.tokens -= 1.0;
+                self.len -= 1;
+                return Next::Take(Waiting {
+                    seq,
+                    class,
+                    namespace: name.as_ref().to_owned(),
+                    uid: uid.as_ref().to_owned(),
+                });
+            }
+        }
+        match self.parked.first() {
+            Some((at, _)) => Next::At(*at),
+            None => Next::Idle,
+        }
+    }
+
+    /// Lists again the namespaces whose time has come.
+    fn unpark(&mut self, now: Duration) {
+        while let Some((at, name)) = self.parked.pop_first() {
+            if at > now {
+                self.parked.insert((at, name));
+                return;
+            }
+            let Some(namespace) = self.namespaces.get_mut(&name) else {
+                continue;
+            };
+            namespace.parked = None;
+            for (turns, open) in namespace.classes.iter_mut().zip(&mut self.open) {
+                if !turns.order.is_empty() && !turns.listed {
+                    turns.listed = true;
+                    open.push_back(Arc::clone(&name));
                 }
             }
         }
-        earliest.map_or(Next::Idle, Next::At)
     }
 
-    /// Takes the oldest of a lane and sends the lane to the end of its class, so that webhooks take turns.
-    fn take(&mut self, class: Class, index: usize, now: Duration) -> Option<Waiting> {
-        let lanes = self.classes.get_mut(&class)?;
-        let mut lane = lanes.remove(index)?;
-        let seq = lane.waiting.pop_front()?;
-        let taken = Waiting {
-            seq,
-            class,
-            namespace: lane.namespace.clone(),
-            uid: lane.uid.clone(),
-        };
-        if !lane.waiting.is_empty() {
-            lanes.push_back(lane);
-        }
-        self.len -= 1;
-        self.namespace(&taken.namespace, now).tokens -= 1.0;
-        Some(taken)
-    }
-
-    /// When the namespace may next be written to.
-    fn free_at(&mut self, name: &str, now: Duration) -> Duration {
-        let rate = self.pace.per_second;
-        let namespace = self.namespace(name, now);
-        let held = namespace.held_until;
-        if namespace.tokens >= 1.0 {
-            return held.max(now);
-        }
-        // A hair more than needed, so that rounding cannot wake us just before the token is there.
-        let wait = Duration::from_secs_f64((1.0 - namespace.tokens) / rate + 1e-6);
-        held.max(now + wait)
-    }
-
-    fn namespace(&mut self, name: &str, now: Duration) -> &mut Namespace {
-        let burst = f64::from(self.pace.burst);
-        let rate = self.pace.per_second;
-        let namespace = self.namespaces.entry(name.to_owned()).or_insert(Namespace {
-            tokens: burst,
-            at: now,
-            held_until: Duration::ZERO,
-        });
-        let passed = now.saturating_sub(namespace.at);
-        namespace.tokens = (namespace.tokens + passed.as_secs_f64() * rate).min(burst);
-        namespace.at = namespace.at.max(now);
-        namespace
-    }
-
-    /// Forgets namespaces in which nothing happens: full of tokens, not held.
+    /// Forgets namespaces in which nothing happens: nothing waits, full of tokens, not held.
     pub fn tidy(&mut self, now: Duration) {
-        let burst = f64::from(self.pace.burst);
-        let rate = self.pace.per_second;
-        self.namespaces.retain(|_, n| {
-            let tokens = n.tokens + now.saturating_sub(n.at).as_secs_f64() * rate;
-            tokens < burst || n.held_until > now
+        let pace = self.pace;
+        self.namespaces.retain(|_, namespace| {
+            namespace.refill(pace, now);
+            !namespace.is_idle()
+                || namespace.tokens < f64::from(pace.burst)
+                || namespace.held_until > now
         });
+    }
+}
+
+/// A namespace that was not there, with all its tokens.
+fn add<'n>(
+    namespaces: &'n mut HashMap<Arc<str>, Namespace>,
+    pace: Pace,
+    name: &str,
+) -> &'n mut Namespace {
+    let name: Arc<str> = name.into();
+    namespaces.entry(Arc::clone(&name)).or_insert(Namespace {
+        name,
+        tokens: f64::from(pace.burst),
+        at: Duration::ZERO,
+        held_until: Duration::ZERO,
+        parked: None,
+        classes: Default::default(),
+    })
+}
+
+/// The place of a class in the order of [`Class::ALL`].
+fn place(class: Class) -> usize {
+    match class {
+        Class::Alarm => 0,
+        Class::Device => 1,
+        Class::Site => 2,
+        Class::Other => 3,
     }
 }
 
@@ -233,7 +327,7 @@ mod tests {
             burst,
         });
         for (seq, class, namespace, uid) in entries {
-            queue.push(waiting(*seq, *class, namespace, uid));
+            queue.push(&waiting(*seq, *class, namespace, uid));
         }
         queue
     }
@@ -267,10 +361,10 @@ mod tests {
     fn webhooks_take_turns_so_that_a_storm_on_one_does_not_starve_another() {
         let mut queue = queue(5_000, &[]);
         for seq in 0..4_000 {
-            queue.push(waiting(seq, Class::Alarm, "a", "storm"));
+            queue.push(&waiting(seq, Class::Alarm, "a", "storm"));
         }
         for seq in 5_000..5_010 {
-            queue.push(waiting(seq, Class::Alarm, "a", "calm"));
+            queue.push(&waiting(seq, Class::Alarm, "a", "calm"));
         }
         let first: Vec<i64> = drain(&mut queue, START)[..20].to_vec();
         assert_eq!(first.iter().filter(|seq| **seq >= 5_000).count(), 10);
@@ -280,7 +374,7 @@ mod tests {
     fn the_burst_is_spent_and_then_the_pace_holds() {
         let mut queue = queue(3, &[]);
         for seq in 0..10 {
-            queue.push(waiting(seq, Class::Alarm, "a", "w"));
+            queue.push(&waiting(seq, Class::Alarm, "a", "w"));
         }
         assert_eq!(drain(&mut queue, START).len(), 3);
         let Next::At(at) = queue.next(START) else {
@@ -305,7 +399,7 @@ mod tests {
                 (4, Class::Other, "free", "w3"),
             ],
         );
-        queue.hold("held", START + Duration::from_secs(30), START);
+        queue.hold("held", START + Duration::from_secs(30));
         assert_eq!(drain(&mut queue, START), [2, 4]);
         assert_eq!(
             drain(&mut queue, START + Duration::from_secs(29)),
@@ -324,8 +418,132 @@ mod tests {
         let Next::Take(first) = queue.next(START) else {
             panic!("something waits");
         };
-        queue.push(first);
+        queue.push(&first);
         assert_eq!(drain(&mut queue, START), [1, 2]);
+    }
+
+    /// What is published of these deliveries in one namespace, when so many may be at once.
+    fn order(burst: u32, entries: &[(i64, Class, &str)]) -> Vec<i64> {
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|(seq, class, uid)| (*seq, *class, "a", *uid))
+            .collect();
+        drain(&mut queue(burst, &entries), START)
+    }
+
+    #[test]
+    fn the_order_is_this() {
+        use Class::{Alarm, Device, Other, Site};
+        let cases: [(&str, u32, &[(i64, Class, &str)], &[i64]); 6] = [
+            (
+                "alarms before devices before sites before the rest",
+                9,
+                &[
+                    (1, Other, "w"),
+                    (2, Site, "w"),
+                    (3, Device, "w"),
+                    (4, Alarm, "w"),
+                ],
+                &[4, 3, 2, 1],
+            ),
+            (
+                "the tokens that are left go to alarms",
+                2,
+                &[
+                    (1, Site, "w"),
+                    (2, Device, "w"),
+                    (3, Alarm, "w"),
+                    (4, Alarm, "w"),
+                ],
+                &[3, 4],
+            ),
+            (
+                "the oldest of a webhook first, in whatever order they came",
+                9,
+                &[
+                    (3, Alarm, "w"),
+                    (1, Alarm, "w"),
+                    (4, Alarm, "w"),
+                    (2, Alarm, "w"),
+                ],
+                &[1, 2, 3, 4],
+            ),
+            (
+                "webhooks take turns",
+                9,
+                &[
+                    (1, Alarm, "x"),
+                    (2, Alarm, "x"),
+                    (3, Alarm, "x"),
+                    (4, Alarm, "y"),
+                    (5, Alarm, "y"),
+                ],
+                &[1, 4, 2, 5, 3],
+            ),
+            (
+                "a turn is within a class",
+                9,
+                &[
+                    (1, Device, "x"),
+                    (2, Alarm, "x"),
+                    (3, Alarm, "y"),
+                    (4, Device, "y"),
+                    (5, Alarm, "x"),
+                ],
+                &[2, 3, 5, 1, 4],
+            ),
+            (
+                "one that comes late has its turn next",
+                3,
+                &[
+                    (1, Alarm, "x"),
+                    (2, Alarm, "x"),
+                    (3, Alarm, "x"),
+                    (4, Alarm, "x"),
+                    (9, Alarm, "late"),
+                ],
+                &[1, 9, 2],
+            ),
+        ];
+        for (what, burst, entries, expected) in cases {
+            assert_eq!(order(burst, entries), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn an_alarm_that_comes_while_the_namespace_is_spent_is_the_next_one() {
+        let mut queue = queue(1, &[(1, Class::Site, "a", "w"), (2, Class::Site, "a", "w")]);
+        assert_eq!(drain(&mut queue, START), [1]);
+        queue.push(&waiting(3, Class::Alarm, "a", "v"));
+        assert_eq!(drain(&mut queue, START), [] as [i64; 0]);
+        let later = START + Duration::from_millis(110);
+        assert_eq!(drain(&mut queue, later), [3]);
+        assert_eq!(drain(&mut queue, later + Duration::from_millis(110)), [2]);
+    }
+
+    /// Searching all of them for each one that is taken would take minutes here.
+    #[test]
+    fn neither_many_webhooks_nor_many_closed_namespaces_are_searched() {
+        let mut queue = queue(50_000, &[]);
+        for seq in 0..20_000 {
+            let namespace = format!("held-{seq}");
+            queue.hold(&namespace, START + Duration::from_secs(60));
+            queue.push(&waiting(seq, Class::Alarm, &namespace, &format!("w-{seq}")));
+            let uid = format!("v-{}", seq % 5_000);
+            queue.push(&waiting(20_000 + seq, Class::Site, "free", &uid));
+        }
+        assert_eq!(drain(&mut queue, START).len(), 20_000);
+        assert_eq!(queue.len(), 20_000);
+        assert_eq!(queue.next(START), Next::At(START + Duration::from_secs(60)));
+        assert_eq!(
+            drain(&mut queue, START + Duration::from_secs(60)).len(),
+            20_000
+        );
+        queue.tidy(START + Duration::from_secs(61));
+        assert!(
+            queue.is_empty() && queue.namespaces.len() == 1,
+            "only the spent one is kept"
+        );
     }
 
     proptest::proptest! {
@@ -336,7 +554,7 @@ mod tests {
         ) {
             let mut queue = queue(5, &[]);
             for (seq, (namespace, webhook, class)) in (0_i64..).zip(&entries) {
-                queue.push(waiting(seq, Class::from_rank(*class), &format!("n{namespace}"), &format!("n{namespace}-w{webhook}")));
+                queue.push(&waiting(seq, Class::from_rank(*class), &format!("n{namespace}"), &format!("n{namespace}-w{webhook}")));
             }
             let mut now = START;
             let mut taken = Vec::new();

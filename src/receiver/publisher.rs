@@ -132,7 +132,7 @@ impl Publisher {
                 count = self.feed.recv_many(&mut fed, 256), if open => {
                     open = count > 0;
                     for entry in fed.drain(..) {
-                        state.queue.push(entry.waiting.clone());
+                        state.queue.push(&entry.waiting);
                         state.unsettled.insert(entry.waiting.seq, entry);
                     }
                 }
@@ -219,7 +219,7 @@ impl Publisher {
                 if hold.until <= now {
                     hold.until = now + pause(hold.failures, 1_000, 30);
                     hold.failures = hold.failures.saturating_add(1);
-                    state.queue.hold(&waiting.namespace, hold.until, now);
+                    state.queue.hold(&waiting.namespace, hold.until);
                 }
             }
             Trouble::Cluster(ClusterError::Throttled { retry_after }) => {
@@ -237,7 +237,7 @@ impl Publisher {
                 Self::fail(state, &error, now);
             }
         }
-        state.queue.push(waiting);
+        state.queue.push(&waiting);
     }
 
     fn fail(state: &mut State, error: &str, now: Duration) {
