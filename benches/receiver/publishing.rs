@@ -3,6 +3,7 @@
 //!
 //! Both take turns, for the API server gets slower as it fills.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chekt_operator::cluster::events;
@@ -13,6 +14,7 @@ use chekt_operator::journal::{Journal, Options, State};
 use chekt_operator::ops::metrics;
 use chekt_operator::receiver::metrics::{Metrics, PREFIX};
 use chekt_operator::receiver::publisher::Publisher;
+use chekt_operator::receiver::status::Reports;
 use chekt_operator::resources::keyring::WebhookIdentity;
 use futures::TryStreamExt;
 use k8s_openapi::api::events::v1::Event;
@@ -111,8 +113,11 @@ async fn published(client: &Client, deliveries: Vec<Received>) -> anyhow::Result
             per_second: 1e9,
             burst: u32::MAX,
         },
+        at_once: IN_FLIGHT,
         instance: "bench".to_owned(),
         metrics: Metrics::register(&mut counted),
+        reports: Reports::default(),
+        dead_letters: Arc::default(),
         last: Duration::ZERO,
     };
     anyhow::ensure!(journal.depth().pending == wanted, "they do not all wait");
@@ -159,8 +164,6 @@ fn events_of(
 ) -> anyhow::Result<Vec<Event>> {
     let received = received_of(source, webhook, count)?;
     let now = Timestamp::now();
-    Ok(received
-        .iter()
-        .map(|r| event::build(r, "bench", now))
-        .collect())
+    let events = received.iter().map(|r| event::build(r, "bench", now));
+    Ok(events.collect::<Result<_, _>>()?)
 }

@@ -3,12 +3,25 @@
 use std::future::Future;
 use std::time::Duration;
 
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, StatusCode};
+use k8s_openapi::jiff::Timestamp;
+use kube::core::Status;
+
+use crate::delivery::retry;
+
+/// The most bytes of an answer that is no `Status` in an error.
+const LONGEST_TEXT: usize = 200;
+
 /// What became of a call that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// The object, or its namespace, does not exist.
+    /// The object, or what serves its kind, does not exist.
     #[error("not found: {0}")]
     NotFound(String),
+    /// The namespace of the object does not exist. Only the API server itself says this, and no proxy or missing kind.
+    #[error("the namespace is gone: {0}")]
+    NamespaceGone(String),
     /// An object of that name exists already.
     #[error("already exists: {0}")]
     AlreadyExists(String),
@@ -18,6 +31,9 @@ pub enum ClusterError {
     /// We may not do this.
     #[error("forbidden: {0}")]
     Forbidden(String),
+    /// The API server does not know who we are.
+    #[error("unauthorized: {0}")]
+    Unauthorized(String),
     /// The namespace is being deleted, so nothing new can be made in it.
     #[error("the namespace is being deleted: {0}")]
     Terminating(String),
@@ -43,22 +59,47 @@ impl From<kube::Error> for ClusterError {
         let kube::Error::Api(status) = error else {
             return ClusterError::Unavailable(error);
         };
+        ClusterError::of_status(status, None)
+    }
+}
+
+impl ClusterError {
+    /// What an answer without success says. Priority and fairness says how long to wait in a header alone.
+    #[must_use]
+    pub fn of_answer(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+        let status = serde_json::from_slice::<Status>(body).unwrap_or_else(|_| {
+            let text = String::from_utf8_lossy(body);
+            let text: String = text.trim().chars().take(LONGEST_TEXT).collect();
+            Status::failure(&text, "no Status")
+        });
+        let retry_after = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+        let retry_after = retry_after.and_then(|v| retry::asked(v, Timestamp::now()));
+        ClusterError::of_status(status.with_code(code.as_u16()).boxed(), retry_after)
+    }
+
+    fn of_status(status: Box<Status>, retry_after: Option<Duration>) -> Self {
         let message = status.message.clone();
-        let terminating = status
-            .details
-            .as_ref()
-            .is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"));
+        let details = status.details.as_ref();
+        let terminating =
+            details.is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"));
+        let of_namespace = details.is_some_and(|d| d.kind == "namespaces");
         match status.code {
+            404 if of_namespace && status.reason == "NotFound" => {
+                ClusterError::NamespaceGone(message)
+            }
             404 => ClusterError::NotFound(message),
             409 if status.is_already_exists() => ClusterError::AlreadyExists(message),
             409 => ClusterError::Conflict(message),
             403 if terminating => ClusterError::Terminating(message),
-            401 | 403 => ClusterError::Forbidden(message),
+            403 => ClusterError::Forbidden(message),
+            401 => ClusterError::Unauthorized(message),
             400 | 413 | 422 => ClusterError::Invalid(message),
             429 => {
-                let seconds = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
-                let retry_after = (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)));
-                ClusterError::Throttled { retry_after }
+                let seconds = details.map_or(0, |d| d.retry_after_seconds);
+                let told = (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)));
+                ClusterError::Throttled {
+                    retry_after: retry_after.or(told),
+                }
             }
             _ => ClusterError::Unavailable(kube::Error::Api(status)),
         }
@@ -81,7 +122,6 @@ pub async fn within<T>(
 
 #[cfg(test)]
 mod tests {
-    use kube::core::Status;
     use kube::core::response::{StatusCause, StatusDetails};
 
     use super::*;
@@ -125,6 +165,53 @@ mod tests {
     }
 
     #[test]
+    fn the_header_of_a_429_in_plain_text_is_read() {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, http::HeaderValue::from_static("3"))]);
+        let body = b"Too many requests, please try again later.\n";
+        let error = ClusterError::of_answer(StatusCode::TOO_MANY_REQUESTS, &headers, body);
+        assert!(matches!(
+            error,
+            ClusterError::Throttled { retry_after: Some(wait) } if wait == Duration::from_secs(3)
+        ));
+    }
+
+    #[test]
+    fn only_a_status_that_names_the_namespace_says_that_it_is_gone() {
+        let answer = |body: serde_json::Value| {
+            let body = body.to_string();
+            ClusterError::of_answer(StatusCode::NOT_FOUND, &HeaderMap::new(), body.as_bytes())
+        };
+        let status = |reason: &str, kind: &str| {
+            serde_json::json!({"kind": "Status", "status": "Failure", "reason": reason, "code": 404,
+                "message": "not there", "details": {"kind": kind, "name": "security"}})
+        };
+        assert!(matches!(
+            answer(status("NotFound", "namespaces")),
+            ClusterError::NamespaceGone(_)
+        ));
+        for other in [
+            status("NotFound", "events"),
+            status("NotFound", ""),
+            status("", "namespaces"),
+            serde_json::json!({"error": "no such route"}),
+            serde_json::json!("404 page not found"),
+            serde_json::json!({}),
+        ] {
+            let error = answer(other.clone());
+            assert!(
+                matches!(error, ClusterError::NotFound(_)),
+                "{other}: {error}"
+            );
+        }
+        let page = ClusterError::of_answer(
+            StatusCode::NOT_FOUND,
+            &HeaderMap::new(),
+            b"404 page not found\n",
+        );
+        assert_eq!(page.to_string(), "not found: 404 page not found");
+    }
+
+    #[test]
     fn two_conflicts_and_two_refusals_are_told_apart() {
         assert!(matches!(
             of(Status::failure("x", "AlreadyExists"), 409),
@@ -141,6 +228,10 @@ mod tests {
         let ending =
             Status::failure("x", "Forbidden").with_details(details(0, "NamespaceTerminating"));
         assert!(matches!(of(ending, 403), ClusterError::Terminating(_)));
+        assert!(matches!(
+            of(Status::failure("x", "Unauthorized"), 401),
+            ClusterError::Unauthorized(_)
+        ));
     }
 
     #[test]

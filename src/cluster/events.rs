@@ -1,12 +1,19 @@
-//! Creating one Event of one delivery.
+//! Creating one Event.
+//!
+//! Not by kube's `Api`: it drops the headers of an answer, and when the API server's priority and fairness asks for a
+//! pause it says for how long in `Retry-After` alone. What comes back of an Event that was made is not looked at.
 
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use k8s_openapi::api::events::v1::Event;
+use kube::Resource;
 use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::client::Body;
+use kube::core::Request;
+use kube::{Client, Error};
 
-use super::{ClusterError, within};
+use super::ClusterError;
 
 /// How long the API server may take for one Event.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -16,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub enum Created {
     /// It was made now.
     New,
-    /// One of its name is there: its name is made from the delivery, so it is this delivery's.
+    /// One of its name is there: its name is made from what it tells, so it tells the same.
     AlreadyThere,
 }
 
@@ -26,11 +33,26 @@ pub enum Created {
 /// [`ClusterError`]; after [`ClusterError::Deadline`] and [`ClusterError::Unavailable`] it may be there all the
 /// same, and trying again finds out.
 pub async fn create(client: &Client, event: &Event) -> Result<Created, ClusterError> {
-    let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
-    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
-    match within(DEADLINE, api.create(&PostParams::default(), event)).await {
-        Ok(_) => Ok(Created::New),
-        Err(ClusterError::AlreadyExists(_)) => Ok(Created::AlreadyThere),
-        Err(error) => Err(error),
+    match tokio::time::timeout(DEADLINE, post(client, event)).await {
+        Ok(Ok(())) => Ok(Created::New),
+        Ok(Err(ClusterError::AlreadyExists(_))) => Ok(Created::AlreadyThere),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(ClusterError::Deadline(DEADLINE)),
     }
+}
+
+async fn post(client: &Client, event: &Event) -> Result<(), ClusterError> {
+    let body = serde_json::to_vec(event).map_err(Error::SerdeError)?;
+    let path = Event::url_path(&(), event.metadata.namespace.as_deref());
+    let request = Request::new(path)
+        .create(&PostParams::default(), body)
+        .map_err(Error::BuildRequest)?;
+    let answer = client.send(request.map(Body::from)).await?;
+    let (head, body) = answer.into_parts();
+    // To its end also where it is not wanted, or the connection could not be used again.
+    let body = body.collect().await?.to_bytes();
+    if head.status.is_success() {
+        return Ok(());
+    }
+    Err(ClusterError::of_answer(head.status, &head.headers, &body))
 }

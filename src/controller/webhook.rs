@@ -17,7 +17,7 @@ use crate::resources::webhook::{ChektWebhookStatus, TestPolicy};
 use crate::resources::{CONTROLLER_MANAGER, ChektWebhook};
 use crate::webhook::health::{self, Act};
 use crate::webhook::plan::plan;
-use crate::webhook::report::report;
+use crate::webhook::report::{self, report};
 use crate::webhook::step::{Because, Rest, Step};
 use crate::webhook::world::World;
 
@@ -93,6 +93,7 @@ async fn pass(
             if because == Because::Gone {
                 context.forget(&world.webhook.uid);
             }
+            let again = [again, report::ages_in(world)].into_iter().flatten().min();
             return Ok(again.map_or_else(Action::await_change, |wait| {
                 Action::requeue(wait.max(Duration::from_millis(50)))
             }));

@@ -1,4 +1,5 @@
-//! A delivery as a Kubernetes Event: one each, never a series, on the `ChektWebhook` and in its namespace.
+//! A delivery as a Kubernetes Event: one each, never a series, on the `ChektWebhook` and in its namespace. What cannot
+//! be told one by one, dead letters, is told as their number.
 //!
 //! kube's recorder is not used: it folds Events of the same reason within six minutes into one and drops the later
 //! notes, which is right for transitions and wrong for alarms.
@@ -12,17 +13,20 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 
 use super::catalogue::Kind;
-use super::envelope::Envelope;
-use super::received::Received;
-use super::{identity, labels, note};
+use super::envelope::{Envelope, Unreadable};
+use super::received::{Known, Received};
+use super::{identity, labels, note, notice};
 use crate::resources::ChektWebhook;
+use crate::resources::keyring::WebhookIdentity;
 
 /// Who reports: the same for every receiver.
 pub const REPORTING_CONTROLLER: &str = "chekt.com/receiver";
 /// What was done.
 pub const ACTION: &str = "Received";
-/// Reason of the Event of a delivery that cannot be read.
+/// Reason of the Event about dead letters.
 pub const UNREADABLE: &str = "DeliveryUnreadable";
+/// The annotation with the name of CHeKT's event.
+pub const EVENT: &str = "chekt.com/event";
 /// The longest name of a reporting instance (events.k8s.io/v1 validation).
 const LONGEST_INSTANCE: usize = 128;
 /// Annotations hold exact ids, but not of any length: all together may have 256 KiB.
@@ -37,42 +41,103 @@ const IDS: [(&str, &str); 4] = [
 ];
 
 /// The Event of a delivery, published at `now` by `instance` (the pod).
-#[must_use]
-pub fn build(received: &Received, instance: &str, now: Timestamp) -> Event {
+///
+/// # Errors
+/// When the body says nothing that could be told: it is a dead letter.
+pub fn build(received: &Received, instance: &str, now: Timestamp) -> Result<Event, Unreadable> {
     let webhook = &received.webhook;
-    let digest = identity::body_digest(&received.body);
+    let envelope = received.envelope()?;
+    let kind = Kind::of(&envelope.event);
     let mut marks = Marks::default();
-    marks.annotate("body-sha256", &digest);
+    marks.annotate("body-sha256", &identity::body_digest(&received.body));
     marks.annotate("delivery-key", &received.key.to_string());
     marks.annotate("received-at", &received.received_at.to_string());
     marks.annotate("key-id", &received.key_id);
-    let (type_, reason, note) = match received.envelope() {
-        Ok(envelope) => {
-            let kind = Kind::of(&envelope.event);
-            let foreign = foreign_webhook_id(received, &envelope);
-            marks.of_envelope(&envelope);
-            if let Some(expected) = foreign {
-                marks.annotate("expected-webhook-id", expected);
-            }
-            let type_ = if kind.warns(&envelope) {
-                "Warning"
-            } else {
-                "Normal"
-            };
-            (type_, kind.reason(), note::of(kind, &envelope, foreign))
-        }
-        Err(why) => (
-            "Warning",
-            UNREADABLE,
-            note::of_unreadable(&why, received.body.len(), &digest),
-        ),
+    marks.of_envelope(&envelope);
+    let foreign = foreign_webhook_id(received, &envelope);
+    if let Some(expected) = foreign {
+        marks.annotate("expected-webhook-id", expected);
+    }
+    let type_ = if kind.warns(&envelope) {
+        "Warning"
+    } else {
+        "Normal"
     };
+    let name = received.key.event_name(&webhook.name, &webhook.uid);
+    let told = Told {
+        type_,
+        reason: kind.reason(),
+        note: note::of(kind, &envelope, foreign),
+    };
+    Ok(regarding(
+        webhook,
+        &received.labels,
+        name,
+        told,
+        marks,
+        instance,
+        now,
+    ))
+}
+
+/// Dead letters of one webhook that nobody was told of yet.
+#[derive(Clone, Copy, Debug)]
+pub struct DeadLetters<'d> {
+    /// The webhook.
+    pub webhook: &'d WebhookIdentity,
+    /// What is known of it now; its labels go on the Event.
+    pub known: &'d Known,
+    /// How many.
+    pub count: i64,
+    /// Why the newest of them is one.
+    pub newest: &'d str,
+}
+
+/// The Event that tells of dead letters, in the minute of `now`.
+#[must_use]
+pub fn of_dead_letters(letters: DeadLetters<'_>, instance: &str, now: Timestamp) -> Event {
+    let DeadLetters {
+        webhook,
+        known,
+        count,
+        newest,
+    } = letters;
+    let mut marks = Marks::default();
+    if let Some(id) = &known.webhook_id {
+        marks.label("webhook-id", id);
+        marks.annotate("webhook-id", id);
+    }
+    let name = identity::notice_name(&webhook.name, &webhook.uid, notice::minute(now));
+    let told = Told {
+        type_: "Warning",
+        reason: UNREADABLE,
+        note: note::of_dead_letters(count, newest, instance),
+    };
+    regarding(webhook, &known.labels, name, told, marks, instance, now)
+}
+
+/// What an Event tells.
+struct Told {
+    type_: &'static str,
+    reason: &'static str,
+    note: String,
+}
+
+fn regarding(
+    webhook: &WebhookIdentity,
+    users_labels: &BTreeMap<String, String>,
+    name: String,
+    told: Told,
+    marks: Marks,
+    instance: &str,
+    now: Timestamp,
+) -> Event {
     // Ours come last, so that a user's label cannot pose as one of them.
-    let mut all_labels = received.labels.clone();
+    let mut all_labels = users_labels.clone();
     all_labels.extend(marks.labels);
     Event {
         metadata: ObjectMeta {
-            name: Some(received.key.event_name(&webhook.name, &webhook.uid)),
+            name: Some(name),
             namespace: Some(webhook.namespace.clone()),
             labels: Some(all_labels),
             annotations: Some(marks.annotations),
@@ -80,8 +145,8 @@ pub fn build(received: &Received, instance: &str, now: Timestamp) -> Event {
         },
         action: Some(ACTION.to_owned()),
         event_time: Some(MicroTime(now)),
-        note: Some(note),
-        reason: Some(reason.to_owned()),
+        note: Some(told.note),
+        reason: Some(told.reason.to_owned()),
         regarding: Some(ObjectReference {
             api_version: Some(ChektWebhook::api_version(&()).into_owned()),
             kind: Some(ChektWebhook::kind(&()).into_owned()),
@@ -92,7 +157,7 @@ pub fn build(received: &Received, instance: &str, now: Timestamp) -> Event {
         }),
         reporting_controller: Some(REPORTING_CONTROLLER.to_owned()),
         reporting_instance: Some(note::bounded(instance, LONGEST_INSTANCE).to_owned()),
-        type_: Some(type_.to_owned()),
+        type_: Some(told.type_.to_owned()),
         ..Event::default()
     }
 }
@@ -146,7 +211,6 @@ impl Marks {
 mod tests {
     use super::super::{Class, DeliveryKey, KeyPlace};
     use super::*;
-    use crate::resources::keyring::WebhookIdentity;
 
     fn received(body: &str) -> Received {
         Received {
@@ -176,6 +240,7 @@ mod tests {
             "pod-1",
             Timestamp::from_second(1_700_000_001).unwrap(),
         )
+        .unwrap()
     }
 
     #[test]
@@ -216,9 +281,29 @@ mod tests {
             assert_eq!(built.type_.as_deref(), Some(type_), "{event}");
             assert_eq!(built.reason.as_deref(), Some(reason), "{event}");
         }
-        let broken = built("{");
-        assert_eq!(broken.type_.as_deref(), Some("Warning"));
-        assert_eq!(broken.reason.as_deref(), Some(UNREADABLE));
+        let broken = build(&received("{}"), "pod-1", Timestamp::UNIX_EPOCH);
+        assert_eq!(broken, Err(Unreadable::NoEvent));
+    }
+
+    #[test]
+    fn dead_letters_are_one_event_a_minute_on_their_webhook() {
+        let known = Known {
+            labels: BTreeMap::from([("team".into(), "blue".into())]),
+            webhook_id: Some("webhook_abc123".into()),
+        };
+        let webhook = received("").webhook;
+        let letters = DeadLetters {
+            webhook: &webhook,
+            known: &known,
+            count: 3,
+            newest: "it has no event name",
+        };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let event = of_dead_letters(letters, "pod-1", at(1_700_000_040));
+        let name = |second| of_dead_letters(letters, "pod-2", at(second)).metadata.name;
+        assert_eq!(event.metadata.name, name(1_700_000_099));
+        assert_ne!(event.metadata.name, name(1_700_000_100));
+        insta::assert_json_snapshot!(event);
     }
 
     #[test]

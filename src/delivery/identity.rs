@@ -72,13 +72,28 @@ impl DeliveryKey {
     /// It is always a DNS-1123 subdomain of at most 253 bytes: a long webhook's name is cut.
     #[must_use]
     pub fn event_name(&self, webhook_name: &str, uid: &str) -> String {
-        let digest = hash(&[uid.as_bytes(), &self.0]);
-        // 160 bits are 32 characters without padding; nobody can make two that collide.
-        let tail = BASE32_NOPAD.encode(&digest[..20]).to_ascii_lowercase();
-        let room = LONGEST_NAME - 1 - tail.len();
-        let head = bounded(webhook_name, room).trim_end_matches(['.', '-']);
-        format!("{head}.{tail}")
+        name(webhook_name, &hash(&[uid.as_bytes(), &self.0]))
     }
+}
+
+/// The name of the Event that tells of a webhook's dead letters in one minute: whoever else would tell in it arrives
+/// at the same name.
+#[must_use]
+pub fn notice_name(webhook_name: &str, uid: &str, minute: i64) -> String {
+    let minute = minute.to_be_bytes();
+    name(
+        webhook_name,
+        &hash(&[uid.as_bytes(), b"dead letters", &minute]),
+    )
+}
+
+/// The webhook's name, as far as there is room, a dot, and a digest.
+fn name(webhook_name: &str, digest: &[u8; 32]) -> String {
+    // 160 bits are 32 characters without padding; nobody can make two that collide.
+    let tail = BASE32_NOPAD.encode(&digest[..20]).to_ascii_lowercase();
+    let room = LONGEST_NAME - 1 - tail.len();
+    let head = bounded(webhook_name, room).trim_end_matches(['.', '-']);
+    format!("{head}.{tail}")
 }
 
 impl fmt::Display for DeliveryKey {
@@ -184,6 +199,15 @@ mod tests {
             occurrence(r#"{"event":"site.armed","webhook_id":"w","data":{"site_id":1}}"#),
             None
         );
+    }
+
+    #[test]
+    fn a_notice_has_one_name_for_a_webhook_and_a_minute() {
+        let name = notice_name("alarms", "u-1", 7);
+        assert_eq!(name, notice_name("alarms", "u-1", 7));
+        assert_ne!(name, notice_name("alarms", "u-1", 8));
+        assert_ne!(name, notice_name("alarms", "u-2", 7));
+        assert!(name.starts_with("alarms.") && name.len() == 39, "{name}");
     }
 
     proptest::proptest! {

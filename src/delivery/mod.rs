@@ -8,15 +8,20 @@
 //! The arrow only goes right: an unverified body has no method that reads it.
 
 pub mod catalogue;
+pub mod delay;
 pub mod envelope;
 pub mod event;
 pub mod identity;
 pub mod labels;
 pub mod note;
+pub mod notice;
 pub mod pacing;
+pub mod patience;
 pub mod profile;
 pub mod received;
+pub mod retry;
 pub mod signature;
+pub mod waitlist;
 
 pub use catalogue::{Class, Kind};
 pub use envelope::{Envelope, Unreadable};

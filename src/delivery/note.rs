@@ -8,7 +8,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::catalogue::Kind;
-use super::envelope::{Envelope, Unreadable};
+use super::envelope::Envelope;
 
 /// The most bytes that the API server takes for a note (events.k8s.io/v1 validation).
 pub const LONGEST: usize = 1024;
@@ -73,13 +73,31 @@ pub fn of(kind: Kind, envelope: &Envelope, expected: Option<&str>) -> String {
     cut(note)
 }
 
-/// The note of a delivery that could not be read. Nothing of its body is repeated but its length and digest.
+/// The note about deliveries that a receiver keeps as dead letters: how many since the last note, and why the newest.
+/// Nothing of a body is in it.
 #[must_use]
-pub fn of_unreadable(why: &Unreadable, bytes: usize, digest: &str) -> String {
-    cut(format!(
-        "A delivery with a valid signature cannot be read: {why}. It is kept in the receiver's journal as a dead letter. \
-         bytes={bytes} sha256={digest}"
-    ))
+pub fn of_dead_letters(count: i64, newest: &str, receiver: &str) -> String {
+    let newest: String = newest.chars().filter(|c| !disturbs(*c)).collect();
+    let receiver = quoted(&shortened(receiver));
+    let them = if count == 1 {
+        "A delivery with a valid signature cannot become an Event and is kept as a dead letter: "
+            .to_owned()
+    } else {
+        format!(
+            "{count} deliveries with a valid signature cannot become Events and are kept as dead letters; the newest: "
+        )
+    };
+    let end = format!(
+        ". On receiver {receiver}, chekt-operator deadletters lists what its journal keeps."
+    );
+    // The reason may be long, and the command must not be cut.
+    let mut note = them + &newest;
+    let room = LONGEST.saturating_sub(end.len() + ELLIPSIS.len());
+    if note.len() > room {
+        note.truncate(bounded(&note, room).len());
+        note.push_str(ELLIPSIS);
+    }
+    cut(note + &end)
 }
 
 fn sentence(kind: Kind, envelope: &Envelope) -> String {
@@ -267,6 +285,34 @@ mod tests {
             );
             assert!(note.ends_with(ELLIPSIS));
             assert!(note.contains(" alarm_id=a "));
+        }
+    }
+
+    #[test]
+    fn dead_letters_are_counted_and_the_command_to_list_them_is_never_cut() {
+        assert_eq!(
+            of_dead_letters(1, "it has no event name", "pod-1"),
+            "A delivery with a valid signature cannot become an Event and is kept as a dead letter: it has no event \
+             name. On receiver pod-1, chekt-operator deadletters lists what its journal keeps."
+        );
+        assert!(
+            of_dead_letters(3, "it is not JSON", "pod-1").starts_with(
+                "3 deliveries with a valid signature cannot become Events and are kept as dead letters; the newest: \
+                 it is not JSON. On receiver pod-1,"
+            )
+        );
+        for reason in [
+            "x".repeat(5_000),
+            "🚨".repeat(5_000),
+            "a\u{202e}\n".repeat(900),
+        ] {
+            let note = of_dead_letters(7, &reason, &"r".repeat(500));
+            assert!(note.len() <= LONGEST && note.len() > 900, "{}", note.len());
+            assert!(
+                note.ends_with(", chekt-operator deadletters lists what its journal keeps."),
+                "{note}"
+            );
+            assert!(!note.chars().any(disturbs), "{note}");
         }
     }
 

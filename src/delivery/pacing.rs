@@ -49,7 +49,7 @@ pub enum Next {
     Take(Waiting),
     /// Nothing may be published before this time.
     At(Duration),
-    /// Nothing waits.
+    /// Nothing waits, or only for word of what is under way.
     Idle,
 }
 
@@ -81,10 +81,28 @@ struct Namespace {
     name: Arc<str>,
     tokens: f64,
     at: Duration,
-    held_until: Duration,
+    hold: Option<Hold>,
     parked: Option<Duration>,
     classes: [Turns; CLASSES],
 }
+
+/// A namespace in which nothing can be published. Once its time is over one delivery is tried, and the others wait
+/// for what becomes of it.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    until: Duration,
+    tried: bool,
+}
+
+impl Hold {
+    /// When something may be tried.
+    fn free_at(self) -> Duration {
+        if self.tried { NEVER } else { self.until }
+    }
+}
+
+/// Not before something is said.
+const NEVER: Duration = Duration::MAX;
 
 /// The webhooks of one namespace and class, in turn.
 #[derive(Debug, Default)]
@@ -132,12 +150,13 @@ impl Namespace {
     /// When it may next be written to.
     fn free_at(&mut self, pace: Pace, now: Duration) -> Duration {
         self.refill(pace, now);
+        let held = self.hold.map_or(now, Hold::free_at);
         if self.tokens >= 1.0 {
-            return self.held_until.max(now);
+            return held.max(now);
         }
         // A hair more than needed, so that rounding cannot wake us just before the token is there.
         let wait = Duration::from_secs_f64((1.0 - self.tokens) / pace.per_second + 1e-6);
-        self.held_until.max(now + wait)
+        held.max(now + wait)
     }
 
     fn is_idle(&self) -> bool {
@@ -195,13 +214,40 @@ impl Queue {
         self.len += 1;
     }
 
-    /// Publishes nothing in a namespace before `until`.
+    /// Publishes nothing in a namespace before `until`, and then one to try it: what becomes of that is said by
+    /// another `hold`, or by [`Queue::release`].
     pub fn hold(&mut self, namespace: &str, until: Duration) {
         let entry = match self.namespaces.get_mut(namespace) {
             Some(entry) => entry,
             None => add(&mut self.namespaces, self.pace, namespace),
         };
-        entry.held_until = entry.held_until.max(until);
+        entry.hold = Some(Hold {
+            until,
+            tried: false,
+        });
+        self.look_again(namespace);
+    }
+
+    /// Publishes in a namespace again.
+    pub fn release(&mut self, namespace: &str) {
+        let held = self
+            .namespaces
+            .get_mut(namespace)
+            .and_then(|namespace| namespace.hold.take());
+        if held.is_some() {
+            self.look_again(namespace);
+        }
+    }
+
+    /// Lists a namespace that is parked, since until when it is has changed.
+    fn look_again(&mut self, namespace: &str) {
+        let Some(entry) = self.namespaces.get_mut(namespace) else {
+            return;
+        };
+        if let Some(at) = entry.parked.take() {
+            self.parked.remove(&(at, Arc::clone(&entry.name)));
+            list(entry, &mut self.open);
+        }
     }
 
     /// What to do at `now`.
@@ -232,6 +278,9 @@ impl Queue {
                     self.open[place(class)].push_back(Arc::clone(&name));
                 }
                 namespace.tokens -= 1.0;
+                if let Some(hold) = &mut namespace.hold {
+                    hold.tried = true;
+                }
                 self.len -= 1;
                 return Next::Take(Waiting {
                     seq,
@@ -242,8 +291,8 @@ impl Queue {
             }
         }
         match self.parked.first() {
-            Some((at, _)) => Next::At(*at),
-            None => Next::Idle,
+            Some((at, _)) if *at < NEVER => Next::At(*at),
+            Some(_) | None => Next::Idle,
         }
     }
 
@@ -258,12 +307,7 @@ impl Queue {
                 continue;
             };
             namespace.parked = None;
-            for (turns, open) in namespace.classes.iter_mut().zip(&mut self.open) {
-                if !turns.order.is_empty() && !turns.listed {
-                    turns.listed = true;
-                    open.push_back(Arc::clone(&name));
-                }
-            }
+            list(namespace, &mut self.open);
         }
     }
 
@@ -274,7 +318,7 @@ impl Queue {
             namespace.refill(pace, now);
             !namespace.is_idle()
                 || namespace.tokens < f64::from(pace.burst)
-                || namespace.held_until > now
+                || namespace.hold.is_some_and(|hold| hold.free_at() > now)
         });
     }
 }
@@ -290,10 +334,20 @@ fn add<'n>(
         name,
         tokens: f64::from(pace.burst),
         at: Duration::ZERO,
-        held_until: Duration::ZERO,
+        hold: None,
         parked: None,
         classes: Default::default(),
     })
+}
+
+/// Enters a namespace into the lists of the classes that it has deliveries of.
+fn list(namespace: &mut Namespace, open: &mut [VecDeque<Arc<str>>; CLASSES]) {
+    for (turns, open) in namespace.classes.iter_mut().zip(open) {
+        if !turns.order.is_empty() && !turns.listed {
+            turns.listed = true;
+            open.push_back(Arc::clone(&namespace.name));
+        }
+    }
 }
 
 /// The place of a class in the order of [`Class::ALL`].
@@ -410,6 +464,27 @@ mod tests {
     }
 
     #[test]
+    fn a_hold_that_is_over_lets_one_through_and_the_others_once_it_is_known_to_be_well() {
+        let entries: Vec<_> = (1..5).map(|seq| (seq, Class::Alarm, "a", "w")).collect();
+        let mut queue = queue(9, &entries);
+        queue.hold("a", START + Duration::from_secs(1));
+        assert_eq!(queue.next(START), Next::At(START + Duration::from_secs(1)));
+        let over = START + Duration::from_secs(1);
+        assert_eq!(drain(&mut queue, over), [1]);
+        assert_eq!(queue.next(over), Next::Idle, "nobody has said how it went");
+        queue.hold("a", over + Duration::from_secs(2));
+        queue.push(&waiting(1, Class::Alarm, "a", "w"));
+        let over = over + Duration::from_secs(2);
+        assert_eq!(queue.next(START), Next::At(over));
+        assert_eq!(drain(&mut queue, over), [1]);
+        queue.release("a");
+        assert_eq!(drain(&mut queue, over), [2, 3, 4]);
+        queue.release("a");
+        queue.release("nowhere");
+        assert_eq!(queue.next(over), Next::Idle);
+    }
+
+    #[test]
     fn one_that_comes_back_goes_before_the_younger_ones() {
         let mut queue = queue(
             9,
@@ -421,6 +496,9 @@ mod tests {
         queue.push(&first);
         assert_eq!(drain(&mut queue, START), [1, 2]);
     }
+
+    /// What it shows, the burst, the deliveries, and the order in which they are published.
+    type Case<'c> = (&'c str, u32, &'c [(i64, Class, &'c str)], &'c [i64]);
 
     /// What is published of these deliveries in one namespace, when so many may be at once.
     fn order(burst: u32, entries: &[(i64, Class, &str)]) -> Vec<i64> {
@@ -434,7 +512,7 @@ mod tests {
     #[test]
     fn the_order_is_this() {
         use Class::{Alarm, Device, Other, Site};
-        let cases: [(&str, u32, &[(i64, Class, &str)], &[i64]); 6] = [
+        let cases: [Case; 6] = [
             (
                 "alarms before devices before sites before the rest",
                 9,
@@ -539,6 +617,9 @@ mod tests {
             drain(&mut queue, START + Duration::from_secs(60)).len(),
             20_000
         );
+        for seq in 0..20_000 {
+            queue.release(&format!("held-{seq}"));
+        }
         queue.tidy(START + Duration::from_secs(61));
         assert!(
             queue.is_empty() && queue.namespaces.len() == 1,

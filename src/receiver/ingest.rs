@@ -340,7 +340,15 @@ impl Ingest {
                     Appended::New => "accepted",
                     Appended::Known => "duplicate",
                 };
-                tracing::info!(webhook = %name, event, delivery = key, key_id, place, outcome, took_ms, "delivery");
+                // The publisher tells of each delivery once; of a copy nobody else does.
+                match appended {
+                    Appended::New => {
+                        tracing::debug!(webhook = %name, event, delivery = key, key_id, place, outcome, took_ms, "delivery");
+                    }
+                    Appended::Known => {
+                        tracing::info!(webhook = %name, event, delivery = key, key_id, place, outcome, took_ms, "delivery");
+                    }
+                }
             }
             Err(error) => {
                 tracing::warn!(webhook = %name, event, delivery = key, key_id, place, %error, took_ms, "delivery not accepted");

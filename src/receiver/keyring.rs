@@ -131,6 +131,11 @@ impl Index {
             .filter(|webhook| webhook.identity.uid == identity.uid)
     }
 
+    /// Every webhook that is known.
+    pub fn webhooks(&self) -> impl Iterator<Item = &Arc<Webhook>> {
+        self.webhooks.values()
+    }
+
     /// A watch of webhooks begins to list.
     pub fn webhooks_begin(&mut self, scope: usize) {
         if let Some(listing) = self.scopes.get_mut(scope) {

@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
+use crate::delivery::Class;
 use crate::ops::metrics::{Label, Table};
 
 /// What every name begins with.
@@ -98,6 +99,35 @@ const EVENT: Label = Label {
     ],
 };
 
+const CLASS: Label = Label {
+    name: "class",
+    values: &[
+        ("alarm", "everything about alarms"),
+        ("device", "everything about devices"),
+        ("site", "everything about sites"),
+        (
+            "other",
+            "test deliveries, other events, and what cannot be read",
+        ),
+    ],
+};
+
+const NOTICE: Label = Label {
+    name: "outcome",
+    values: &[
+        ("told", "the Event was made"),
+        (
+            "taken",
+            "another receiver has told in this minute; the next one is tried",
+        ),
+        (
+            "untellable",
+            "no Event can ever be made: the namespace is gone",
+        ),
+        ("failed", "it is tried again"),
+    ],
+};
+
 const STATUS_WRITE: Label = Label {
     name: "outcome",
     values: &[
@@ -128,6 +158,25 @@ pub struct Why {
     pub why: &'static str,
 }
 
+/// The class of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OfClass {
+    /// `alarm`, `device`, `site` or `other`.
+    pub class: &'static str,
+}
+
+impl From<Class> for OfClass {
+    fn from(class: Class) -> Self {
+        let class = match class {
+            Class::Alarm => "alarm",
+            Class::Device => "device",
+            Class::Site => "site",
+            Class::Other => "other",
+        };
+        OfClass { class }
+    }
+}
+
 /// The receiver's metrics. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -149,12 +198,24 @@ pub struct Metrics {
     pub journal_bytes: Gauge,
     /// Dead letters.
     pub journal_dead: Gauge,
+    /// The most deliveries that may wait.
+    pub journal_max_records: Gauge,
+    /// The most bytes that their bodies may have.
+    pub journal_max_bytes: Gauge,
     /// Age of the oldest that waits, in seconds; 0 when nothing waits.
     pub journal_oldest_seconds: Gauge,
+    /// Deliveries that wait, by class.
+    pub waiting: Family<OfClass, Gauge>,
+    /// Age of the oldest of each class, in seconds; 0 when none waits.
+    pub waiting_oldest_seconds: Family<OfClass, Gauge>,
+    /// Webhooks of which a delivery has waited for longer than a minute.
+    pub delayed_webhooks: Gauge,
     /// Attempts to publish by what became of them.
     pub events: Family<Outcome, Counter>,
     /// Seconds from arrival to the Event.
     pub publish_seconds: Histogram,
+    /// Attempts to tell of dead letters by what became of them.
+    pub notices: Family<Outcome, Counter>,
     /// Attempts to write `status.deliveries` by what became of them.
     pub status_writes: Family<Outcome, Counter>,
 }
@@ -172,9 +233,15 @@ impl Metrics {
             journal_pending: Gauge::default(),
             journal_bytes: Gauge::default(),
             journal_dead: Gauge::default(),
+            journal_max_records: Gauge::default(),
+            journal_max_bytes: Gauge::default(),
             journal_oldest_seconds: Gauge::default(),
+            waiting: Family::default(),
+            waiting_oldest_seconds: Family::default(),
+            delayed_webhooks: Gauge::default(),
             events: Family::default(),
             publish_seconds: Histogram::new(SLOW),
+            notices: Family::default(),
             status_writes: Family::default(),
         };
         let outcomes = |label: Label| label.values.iter().map(|(outcome, _)| Outcome { outcome });
@@ -232,9 +299,39 @@ impl Metrics {
             &metrics.journal_dead,
         );
         table.add(
+            "journal_max_records",
+            "The most deliveries that may wait to be published; beyond that the answer is 503",
+            &metrics.journal_max_records,
+        );
+        table.add(
+            "journal_max_bytes",
+            "The most bytes that they may have; beyond that the answer is 503",
+            &metrics.journal_max_bytes,
+        );
+        table.add(
             "journal_oldest_seconds",
             "Age of the oldest delivery that waits to be published; 0 when none does",
             &metrics.journal_oldest_seconds,
+        );
+        let classes = || Class::ALL.into_iter().map(OfClass::from);
+        table.add_family(
+            "waiting",
+            "Deliveries that wait to be published, by class",
+            &[CLASS],
+            classes(),
+            &metrics.waiting,
+        );
+        table.add_family(
+            "waiting_oldest_seconds",
+            "Age of the oldest delivery of a class that waits to be published; 0 when none does",
+            &[CLASS],
+            classes(),
+            &metrics.waiting_oldest_seconds,
+        );
+        table.add(
+            "delayed_webhooks",
+            "Webhooks of which a delivery has waited for longer than a minute to be published",
+            &metrics.delayed_webhooks,
         );
         table.add_family(
             "events",
@@ -247,6 +344,13 @@ impl Metrics {
             "publish_seconds",
             "From the arrival of a delivery to its Event",
             &metrics.publish_seconds,
+        );
+        table.add_family(
+            "notices",
+            "Attempts to tell of dead letters by an Event, by what became of them",
+            &[NOTICE],
+            outcomes(NOTICE),
+            &metrics.notices,
         );
         table.add_family(
             "status_writes",
@@ -266,6 +370,20 @@ impl Metrics {
     /// Counts one more connection that was cut or not let in.
     pub fn cut(&self, why: &'static str) {
         self.cuts.get_or_create(&Why { why }).inc();
+    }
+
+    /// Says how many of a class wait, and how old the oldest is.
+    pub fn waiting(&self, class: Class, count: i64, oldest_seconds: i64) {
+        let class = OfClass::from(class);
+        self.waiting.get_or_create(&class).set(count);
+        self.waiting_oldest_seconds
+            .get_or_create(&class)
+            .set(oldest_seconds);
+    }
+
+    /// Counts one more attempt to tell of dead letters.
+    pub fn notice(&self, outcome: &'static str) {
+        self.notices.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// Counts one more attempt to publish.

@@ -3,10 +3,12 @@
 //! ```text
 //! server -> ingest -> journal -> 200          the sender waits for this much
 //!                     journal -> publisher -> Event
+//!                     journal -> teller    -> Event about dead letters
 //! watch  -> keyring (index)      reports -> status.deliveries
 //! ```
 
 pub mod admission;
+pub mod attempt;
 pub mod body;
 pub mod conduct;
 pub mod deadletters;
@@ -18,6 +20,7 @@ pub mod origin;
 pub mod publisher;
 pub mod server;
 pub mod status;
+pub mod teller;
 pub mod tls;
 pub mod watch;
 pub mod wire;
@@ -31,6 +34,7 @@ use anyhow::Context;
 use clap::Args;
 use ipnet::IpNet;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +54,7 @@ use origin::Origins;
 use publisher::Publisher;
 use server::Door;
 use status::Reports;
+use teller::Teller;
 
 /// Flags of the receiver.
 #[derive(Debug, Args)]
@@ -282,6 +287,9 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
         }
     });
 
+    let instance = args.instance.unwrap_or_else(host_name);
+    let last = Duration::from_secs(u64::from(args.drain_timeout));
+    let dead_letters = Arc::new(Notify::new());
     let mut publisher = tokio::spawn(
         Publisher {
             journal: journal.clone(),
@@ -291,14 +299,30 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
                 per_second: f64::from(args.events_per_second),
                 burst: args.events_burst,
             },
-            instance: args.instance.unwrap_or_else(host_name),
+            at_once: publisher::AT_ONCE,
+            instance: instance.clone(),
             metrics: metrics.clone(),
-            last: Duration::from_secs(u64::from(args.drain_timeout)),
+            reports: reports.clone(),
+            dead_letters: Arc::clone(&dead_letters),
+            last,
         }
         .run(work_end.clone()),
     );
+    let told_end = CancellationToken::new();
+    let mut teller = tokio::spawn(
+        Teller {
+            journal: journal.clone(),
+            client: client.clone(),
+            index: indexed.clone(),
+            instance: instance.clone(),
+            metrics: metrics.clone(),
+            dead_letters,
+        }
+        .run(told_end.clone()),
+    );
     let mut status = tokio::spawn(reports.clone().run(
         client,
+        instance,
         indexed.clone(),
         metrics.clone(),
         work_end.clone(),
@@ -326,6 +350,7 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
         ended = &mut server => anyhow::bail!("the accept loop has ended: {ended:?}"),
         ended = &mut publisher => anyhow::bail!("the publisher has ended: {ended:?}"),
         ended = &mut status => anyhow::bail!("the status writer has ended: {ended:?}"),
+        ended = &mut teller => anyhow::bail!("the teller of dead letters has ended: {ended:?}"),
     }
 
     // Kubernetes kills what has not ended 30 s after the signal. At most 5 s of serving (--drain-delay), 6 s for what is
@@ -337,6 +362,9 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
     server.await.context("the accept loop")?;
     work_end.cancel();
     publisher.await.context("the publisher")?;
+    // After the last that can make a dead letter.
+    told_end.cancel();
+    teller.await.context("the teller of dead letters")?;
     status.await.context("the status writer")?;
     journal.close().await;
     ops_end.cancel();

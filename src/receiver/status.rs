@@ -1,5 +1,5 @@
 //! What users see of the deliveries in `status.deliveries`: written at most every 30 seconds a webhook, at once
-//! for a test delivery, since the condition Verified waits for it.
+//! for a test delivery, since the condition Verified waits for it, and when a delay begins or is over.
 //!
 //! How often strangers knock must not decide how often we write, so refusals only change what the next write says.
 
@@ -12,14 +12,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::keyring::Index;
 use super::metrics::{Metrics, Outcome};
 use crate::cluster::{ClusterError, deliveries};
+use crate::delivery::delay;
 use crate::resources::keyring::WebhookIdentity;
-use crate::resources::webhook::Deliveries;
+use crate::resources::webhook::{Delay, Deliveries};
 
 /// The least time between two writes for one webhook.
 const EVERY: Duration = Duration::from_secs(30);
@@ -29,6 +30,11 @@ const RETRY: Duration = Duration::from_millis(500);
 const AT_ONCE: usize = 8;
 /// How long the last writes may take when the process ends.
 const LAST: Duration = Duration::from_secs(3);
+/// The least time between two writes for one webhook about a delay: one that comes and goes must not be written each
+/// second.
+const EVERY_DELAY: Duration = Duration::from_secs(5);
+/// How often all webhooks are looked at for the word of a receiver about a delay that is gone for good.
+const LOOK: Duration = Duration::from_secs(60);
 /// The longest name of an event in the status.
 const LONGEST_EVENT: usize = 128;
 
@@ -36,6 +42,10 @@ const LONGEST_EVENT: usize = 128;
 #[derive(Debug, Default)]
 struct Ledger {
     webhooks: HashMap<String, Entry>,
+    /// When the oldest delayed delivery of each webhook arrived; `None` while nobody knows, and then nothing is said.
+    delays: Option<HashMap<String, Timestamp>>,
+    /// When that is to be compared with what is said.
+    look_at: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -47,6 +57,7 @@ struct Entry {
     not_before: Duration,
     failures: u32,
     refused: u64,
+    delay_not_before: Duration,
 }
 
 /// One write that is due.
@@ -55,6 +66,23 @@ struct Due {
     webhook: WebhookIdentity,
     deliveries: Deliveries,
     refused: u64,
+}
+
+/// What this receiver knows of delays, and by which name it speaks of them.
+#[derive(Clone, Copy, Debug)]
+struct Speaker<'s> {
+    name: &'s str,
+    delays: Option<&'s HashMap<String, Timestamp>>,
+}
+
+impl Speaker<'_> {
+    /// What is to be said of a delay, given what is. Without knowledge it stays as it is.
+    fn said(self, uid: &str, live: Option<&Delay>, now: Timestamp) -> Option<Delay> {
+        match self.delays {
+            Some(delays) => delay::said(delays.get(uid).copied(), self.name, live, now),
+            None => live.cloned(),
+        }
+    }
 }
 
 impl Ledger {
@@ -69,6 +97,7 @@ impl Ledger {
                 not_before: Duration::ZERO,
                 failures: 0,
                 refused: 0,
+                delay_not_before: Duration::ZERO,
             })
     }
 
@@ -93,6 +122,39 @@ impl Ledger {
         entry.deliveries.last_rejected_reason = Some(reason.to_owned());
     }
 
+    /// Notes which webhooks are to be told of a delay, or that it is over.
+    fn look(&mut self, index: &Index, name: &str, at: Timestamp, now: Duration) {
+        self.look_at = None;
+        let Some(delays) = self.delays.take() else {
+            return;
+        };
+        let speaker = Speaker {
+            name,
+            delays: Some(&delays),
+        };
+        for webhook in index.webhooks() {
+            let uid = &webhook.identity.uid;
+            let live = webhook.deliveries.as_ref().and_then(|d| d.delayed.as_ref());
+            if live.is_none() && !delays.contains_key(uid) {
+                continue;
+            }
+            let wanted = speaker.said(uid, live, at);
+            if !delay::is_worth_a_write(live, wanted.as_ref()) {
+                continue;
+            }
+            let entry = self.entry(&webhook.identity);
+            if now >= entry.delay_not_before {
+                entry.delay_not_before = now + EVERY_DELAY;
+                entry.changed = true;
+                entry.urgent = true;
+            } else {
+                let again = entry.delay_not_before;
+                self.look_at = self.look_at.into_iter().chain([again]).min();
+            }
+        }
+        self.delays = Some(delays);
+    }
+
     /// Takes what is due; with `all`, everything that is not written yet.
     fn due(&mut self, now: Duration, all: bool) -> Vec<Due> {
         let mut due = Vec::new();
@@ -114,7 +176,7 @@ impl Ledger {
 
     fn next_at(&self) -> Option<Duration> {
         let waiting = self.webhooks.values().filter(|entry| entry.changed);
-        waiting.map(Entry::due_at).min()
+        waiting.map(Entry::due_at).chain(self.look_at).min()
     }
 
     fn written(&mut self, uid: &str) {
@@ -158,13 +220,15 @@ fn seconds(at: Timestamp) -> Time {
 }
 
 /// Ours, with whatever another replica, or this one before its restart, has seen later. An apply replaces the
-/// whole of what its manager owns, so what is left out would be lost.
+/// whole of what its manager owns, so what is left out would be lost. A delay is not seen later but for longer, which
+/// [`delay::said`] decides.
 fn merged(ours: Deliveries, live: Option<&Deliveries>) -> Deliveries {
     let Some(live) = live.cloned() else {
         return ours;
     };
     let time = |at: &Option<Time>| at.as_ref().map(|t| t.0);
     let mut all = ours;
+    all.delayed = live.delayed;
     if time(&live.last_received_at) > time(&all.last_received_at) {
         all.last_received_at = live.last_received_at;
         all.last_event = live.last_event;
@@ -201,27 +265,58 @@ impl Reports {
         self.changed.notify_one();
     }
 
+    /// The webhooks, by uid, of which a delivery has waited for too long, and when the oldest arrived: all of them, each
+    /// second, once the journal has said what waits.
+    pub fn delayed(&self, delays: HashMap<String, Timestamp>) {
+        let mut ledger = self.lock();
+        let none = |d: &Option<HashMap<_, _>>| d.as_ref().is_none_or(HashMap::is_empty);
+        let delays = Some(delays);
+        if !none(&delays) || !none(&ledger.delays) {
+            ledger.look_at = Some(Duration::ZERO);
+            self.changed.notify_one();
+        }
+        ledger.delays = delays;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what is reported until `end` is cancelled, and then what is left.
+    /// Writes what is reported until `end` is cancelled, and then what is left. `name` is that of this receiver.
     pub async fn run(
         self,
         client: Client,
+        name: String,
         index: watch::Receiver<Index>,
         metrics: Metrics,
         end: CancellationToken,
     ) {
         let start = Instant::now();
+        let mut look = tokio::time::interval_at(start + LOOK, LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let writer = Writer {
+            client,
+            name,
+            index,
+            metrics,
+            start,
+        };
         while !end.is_cancelled() {
-            let due = self.lock().due(start.elapsed(), false);
+            let due = {
+                let mut ledger = self.lock();
+                if ledger.look_at.is_some_and(|at| at <= start.elapsed()) {
+                    let index = writer.index.borrow();
+                    ledger.look(&index, &writer.name, Timestamp::now(), start.elapsed());
+                }
+                ledger.due(start.elapsed(), false)
+            };
             if !due.is_empty() {
-                self.write(due, &client, &index, &metrics, start).await;
+                self.write(due, &writer).await;
                 continue;
             }
             let next = self.lock().next_at();
             tokio::select! {
+                _ = look.tick() => self.lock().look_at = Some(Duration::ZERO),
                 () = async {
                     match next {
                         Some(at) => tokio::time::sleep_until(start + at).await,
@@ -233,20 +328,20 @@ impl Reports {
             }
         }
         let due = self.lock().due(start.elapsed(), true);
-        let last = self.write(due, &client, &index, &metrics, start);
+        let last = self.write(due, &writer);
         if tokio::time::timeout(LAST, last).await.is_err() {
             tracing::warn!("the last deliveries are not in the status of their webhooks");
         }
     }
 
-    async fn write(
-        &self,
-        due: Vec<Due>,
-        client: &Client,
-        index: &watch::Receiver<Index>,
-        metrics: &Metrics,
-        start: Instant,
-    ) {
+    async fn write(&self, due: Vec<Due>, writer: &Writer) {
+        let Writer {
+            client,
+            name,
+            index,
+            metrics,
+            start,
+        } = writer;
         futures::stream::iter(due)
             .for_each_concurrent(AT_ONCE, |due| async move {
                 let uid = due.webhook.uid.clone();
@@ -263,13 +358,24 @@ impl Reports {
                         "deliveries were refused"
                     );
                 }
-                let deliveries = merged(due.deliveries, live.deliveries.as_ref());
+                let mut deliveries = merged(due.deliveries, live.deliveries.as_ref());
+                let said = {
+                    let ledger = self.lock();
+                    let delays = ledger.delays.as_ref();
+                    let speaker = Speaker { name, delays };
+                    speaker.said(&uid, deliveries.delayed.as_ref(), Timestamp::now())
+                };
+                deliveries.delayed = said;
                 let outcome = match deliveries::apply(client, &due.webhook, &deliveries).await {
                     Ok(()) => {
                         self.lock().written(&uid);
                         "written"
                     }
-                    Err(ClusterError::NotFound(_) | ClusterError::Conflict(_)) => {
+                    Err(
+                        ClusterError::NotFound(_)
+                        | ClusterError::NamespaceGone(_)
+                        | ClusterError::Conflict(_),
+                    ) => {
                         self.lock().gone(&uid);
                         "gone"
                     }
@@ -287,9 +393,20 @@ impl Reports {
     }
 }
 
+/// What every write needs.
+struct Writer {
+    client: Client,
+    name: String,
+    index: watch::Receiver<Index>,
+    metrics: Metrics,
+    start: Instant,
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::keyring::Webhook;
     use super::*;
+    use crate::delivery::received::Known;
 
     fn webhook() -> WebhookIdentity {
         WebhookIdentity {
@@ -367,6 +484,89 @@ mod tests {
         assert_eq!(ledger.due(now, false).len(), 1);
         ledger.written("u-1");
         assert_eq!(ledger.next_at(), None);
+    }
+
+    fn known(delayed: Option<Delay>) -> Index {
+        let mut index = Index::new(1);
+        index.put_webhook(
+            0,
+            Webhook {
+                identity: webhook(),
+                known: Known::default(),
+                deliveries: Some(Deliveries {
+                    delayed,
+                    ..Deliveries::default()
+                }),
+            },
+        );
+        index
+    }
+
+    fn delay(receiver: &str, seen_at: i64) -> Delay {
+        Delay {
+            since: Time(at(1)),
+            receiver: receiver.to_owned(),
+            seen_at: Time(at(seen_at)),
+        }
+    }
+
+    #[test]
+    fn a_delay_is_written_when_it_begins_every_minute_and_when_it_is_over() {
+        let mut ledger = Ledger::default();
+        // When it is looked at, whether ours is delayed, what is said by then, and whether that is written.
+        for (second, is_delayed, live, written) in [
+            (100, true, None, true),
+            // The write has not come back by the watch yet.
+            (101, true, None, false),
+            (102, true, Some(delay("pod-1", 100)), false),
+            (159, true, Some(delay("pod-1", 100)), false),
+            (160, true, Some(delay("pod-1", 100)), true),
+            (170, false, Some(delay("pod-1", 160)), true),
+            (180, false, None, false),
+            (181, false, Some(delay("pod-2", 180)), false),
+            (400, false, Some(delay("pod-2", 180)), true),
+        ] {
+            let delayed = is_delayed.then(|| (webhook().uid, at(30)));
+            ledger.delays = Some(delayed.into_iter().collect());
+            let now = sec(u64::try_from(second).unwrap());
+            ledger.look(&known(live), "pod-1", at(second), now);
+            assert_eq!(
+                ledger.due(now, false).len(),
+                usize::from(written),
+                "{second}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_delay_that_is_over_at_once_is_taken_back_as_soon_as_that_may_be_written() {
+        let mut ledger = Ledger {
+            delays: Some(HashMap::from([(webhook().uid, at(30))])),
+            ..Ledger::default()
+        };
+        ledger.look(&known(None), "pod-1", at(100), sec(100));
+        assert_eq!(ledger.due(sec(100), false).len(), 1);
+        let said = known(Some(delay("pod-1", 100)));
+        ledger.delays = Some(HashMap::new());
+        ledger.look(&said, "pod-1", at(102), sec(102));
+        assert!(ledger.due(sec(102), false).is_empty());
+        assert_eq!(ledger.next_at(), Some(sec(105)));
+        ledger.look(&said, "pod-1", at(105), sec(105));
+        assert_eq!(ledger.due(sec(105), false).len(), 1);
+        assert_eq!(ledger.next_at(), None);
+    }
+
+    #[test]
+    fn before_the_journal_has_said_what_waits_nothing_is_taken_back() {
+        let mut ledger = Ledger::default();
+        ledger.look(&known(Some(delay("pod-1", 1))), "pod-1", at(400), sec(400));
+        assert!(ledger.due(sec(400), true).is_empty());
+        let speaker = Speaker {
+            name: "pod-1",
+            delays: None,
+        };
+        let live = delay("pod-1", 1);
+        assert_eq!(speaker.said("u-1", Some(&live), at(400)), Some(live));
     }
 
     #[test]

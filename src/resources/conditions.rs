@@ -22,6 +22,8 @@ pub const RECONCILING: &str = "Reconciling";
 pub const STALLED: &str = "Stalled";
 /// Present, and `True`, only while `spec.suspend` is set.
 pub const SUSPENDED: &str = "Suspended";
+/// Present, and `True`, only while a delivery has waited for longer than a minute to become an Event.
+pub const DELIVERIES_DELAYED: &str = "DeliveriesDelayed";
 
 /// The three words Kubernetes has for the status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

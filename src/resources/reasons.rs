@@ -44,6 +44,7 @@ reasons! {
     TestNever: "spec.testPolicy is Never, so nothing proves the path of a delivery.",
     TestRefused: "CHeKT refused to send a test delivery.",
     ReceivedElsewhere: "Deliveries go to a url that is not this operator's, so it cannot see them.",
+    EventsWaiting: "Deliveries that were acknowledged wait for longer than a minute to become Events; none of them is lost.",
     AccountNotFound: "The account does not exist.",
     AccountNotReady: "The account is not ready; see its own conditions.",
     SecretNotFound: "The Secret, or the key in it, does not exist.",

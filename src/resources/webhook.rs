@@ -1,6 +1,9 @@
 //! `ChektWebhook`: which events are wanted, and what became of that wish.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -201,7 +204,7 @@ pub struct ChektWebhookStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deliveries: Option<Deliveries>,
 
-    /// Ready, Synced, Active and Verified, and while true Reconciling, Stalled or Suspended.
+    /// Ready, Synced, Active and Verified, and while true Reconciling, Stalled, Suspended or DeliveriesDelayed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -250,6 +253,38 @@ pub struct Deliveries {
     /// Why it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_rejected_reason: Option<String>,
+
+    /// There only while a delivery has waited for longer than a minute to become an Event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delayed: Option<Delay>,
+}
+
+/// Deliveries that wait for longer than a minute to become Events. Times have whole seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Delay {
+    /// When the oldest of them arrived.
+    pub since: Time,
+
+    /// The name of the receiver that holds it; of several, the one that has held one longest.
+    pub receiver: String,
+
+    /// When that receiver last said so. It says so every minute while it lasts, and what was not said again for three
+    /// minutes does not count.
+    pub seen_at: Time,
+}
+
+/// For how long the word of a receiver about a delay counts: it may be gone for good.
+const DELAY_COUNTS: Duration = Duration::from_secs(180);
+
+impl Delay {
+    /// For how much longer this counts if it is not said again; `None`: no longer.
+    #[must_use]
+    pub fn counts_for(&self, now: Timestamp) -> Option<Duration> {
+        // Said in the future is said now: our clock is behind the receiver's.
+        let ago = Duration::try_from(now.duration_since(self.seen_at.0)).unwrap_or_default();
+        DELAY_COUNTS.checked_sub(ago).filter(|left| !left.is_zero())
+    }
 }
 
 impl Default for AccountRef {

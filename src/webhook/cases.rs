@@ -18,7 +18,8 @@ use crate::resources::keyring::{Key, Keyring, SigningSecret, TestRequest, Webhoo
 use crate::resources::reasons::Reason;
 use crate::resources::remote::{RemoteWebhook, SETTLE};
 use crate::resources::webhook::{
-    ChektWebhookSpec, ChektWebhookStatus, DeletionPolicy, Deliveries, RecoveryPolicy, TestPolicy,
+    ChektWebhookSpec, ChektWebhookStatus, Delay, DeletionPolicy, Deliveries, RecoveryPolicy,
+    TestPolicy,
 };
 
 const URL: &str = "https://alarms.example/webhooks/security/front";
@@ -794,6 +795,41 @@ fn a_verification_counts_for_its_key_its_url_and_from_its_request_on() {
             now() + SignedDuration::from_secs(1);
     });
     assert!(!before.is_verified());
+}
+
+#[test]
+fn waiting_deliveries_are_said_for_as_long_as_a_receiver_says_so_and_take_nothing_from_ready() {
+    let delayed = |ago: i64| {
+        with(in_sync(), |w| {
+            let at = |ago| Time(now() - SignedDuration::from_secs(ago));
+            w.status.deliveries.as_mut().unwrap().delayed = Some(Delay {
+                since: at(ago + 70),
+                receiver: "pod-1".into(),
+                seen_at: at(ago),
+            });
+        })
+    };
+    for (ago, ages_in) in [
+        (0, Some(180)),
+        (179, Some(1)),
+        (180, None),
+        (4_000, None),
+        (-9, Some(180)),
+    ] {
+        let world = delayed(ago);
+        let expected = ages_in.map(Duration::from_secs);
+        assert_eq!(super::report::ages_in(&world), expected, "{ago}");
+        let said = spoken(&world);
+        assert_eq!(said[0], "Ready=True/InSync");
+        let last = said.last().map(String::as_str);
+        let is_said = last == Some("DeliveriesDelayed=True/EventsWaiting");
+        assert_eq!(is_said, ages_in.is_some(), "{ago}: {said:?}");
+    }
+    let first = report(&delayed(0), &plan(&delayed(0)));
+    let later = with(delayed(60), |w| {
+        w.status.conditions.clone_from(&first.conditions);
+    });
+    assert_eq!(report(&later, &plan(&later)).conditions, first.conditions);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! writes nothing.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::drift;
 use super::health::{self, State};
@@ -11,7 +12,8 @@ use super::plan::TEST_PATIENCE;
 use super::step::{Because, Rest, Step};
 use super::world::{AccountView, Test, World};
 use crate::resources::conditions::{
-    self, ACTIVE, READY, RECONCILING, STALLED, SUSPENDED, SYNCED, Truth, VERIFIED, Verdict,
+    self, ACTIVE, DELIVERIES_DELAYED, READY, RECONCILING, STALLED, SUSPENDED, SYNCED, Truth,
+    VERIFIED, Verdict,
 };
 use crate::resources::reasons::Reason;
 use crate::resources::remote::RemoteWebhook;
@@ -65,7 +67,29 @@ fn verdicts(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Vec<V
         verified(world),
     ];
     all.extend(progress(step, is_done(world, target)));
+    all.extend(delayed(world));
     all
+}
+
+/// When the report may change although nothing else does: a word of the receiver's will be too old to count.
+#[must_use]
+pub fn ages_in(world: &World) -> Option<Duration> {
+    let seen = world.status.deliveries.as_ref()?;
+    seen.delayed.as_ref()?.counts_for(world.now)
+}
+
+/// That acknowledged deliveries wait, as long as a receiver says so. The remote webhook is none the worse for it, so
+/// Ready is not touched.
+fn delayed(world: &World) -> Option<Verdict> {
+    ages_in(world)?;
+    Some(verdict(
+        DELIVERIES_DELAYED,
+        Truth::True,
+        Reason::EventsWaiting,
+        "Deliveries that were acknowledged wait for longer than a minute to become Events; none of them is lost. Look \
+         at the receiver's log: the API server may be away or refuse Events (check the receiver's RBAC), or more \
+         arrive than --events-per-second lets through.",
+    ))
 }
 
 fn verdict(

@@ -25,6 +25,7 @@ mod needs;
 mod outage;
 mod processes;
 mod promises;
+mod publishing;
 mod quiet;
 mod receiver;
 mod recovery;

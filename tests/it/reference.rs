@@ -10,7 +10,7 @@ use chekt_operator::cli::Cli;
 use chekt_operator::delivery::catalogue::Kind;
 use chekt_operator::ops::metrics::Table;
 use chekt_operator::resources::conditions::{
-    ACTIVE, READY, RECONCILING, STALLED, SUSPENDED, SYNCED, VERIFIED,
+    ACTIVE, DELIVERIES_DELAYED, READY, RECONCILING, STALLED, SUSPENDED, SYNCED, VERIFIED,
 };
 use chekt_operator::resources::reasons::Reason;
 use chekt_operator::resources::{self, ChektAccount, ChektWebhook, keyring};
@@ -333,6 +333,11 @@ fn conditions(out: &mut String) {
             SUSPENDED,
             webhook,
             "There only while true: `spec.suspend` is set.",
+        ),
+        (
+            DELIVERIES_DELAYED,
+            webhook,
+            "There only while true: a delivery has waited for longer than a minute to become an Event. It is not part of Ready.",
         ),
     ] {
         out.push_str(&format!("| {name} | {of} | {meaning} |\n"));
