@@ -24,7 +24,7 @@
 //! | --- | --- | --- |
 //! | 0 | [`resources`] | what users write and read; the Secret in which the processes meet |
 //! | 1 | [`account`], [`webhook`], [`delivery`] | decisions: no async, no client, no clock |
-//! | 2 | [`cluster`], [`partner`], [`journal`], [`ops`] | edges: Kubernetes, CHeKT, the disk, the process itself |
+//! | 2 | [`cluster`], [`partner`], [`journal`], [`sink`], [`ops`] | edges: Kubernetes, CHeKT, the disk, a second sink, the process itself |
 //! | 3 | [`controller`], [`receiver`], [`sandbox`] | processes |
 //! | 4 | [`cli`] | the command line that starts them |
 
@@ -39,4 +39,5 @@ pub mod partner;
 pub mod receiver;
 pub mod resources;
 pub mod sandbox;
+pub mod sink;
 pub mod webhook;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use url::Url;
 
-use crate::partner::http::is_loopback;
+use crate::resources::remote::is_loopback;
 
 /// Flags of the controller.
 #[derive(Debug, Args)]

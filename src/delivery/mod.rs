@@ -8,6 +8,8 @@
 //! The arrow only goes right: an unverified body has no method that reads it.
 
 pub mod catalogue;
+pub mod cloudevent;
+pub mod cursor;
 pub mod delay;
 pub mod envelope;
 pub mod event;

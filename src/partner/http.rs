@@ -3,7 +3,6 @@
 //! The one exception is 401: it says that nothing was done, so after it a fresh token is fetched once and the
 //! call is made again. Everything else is for the plan to decide, which knows what a repetition would do.
 
-use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,7 +10,7 @@ use http::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
-use url::{Host, Url};
+use url::Url;
 use uuid::Uuid;
 
 use super::fault::{Kind, PartnerError, cause};
@@ -20,7 +19,7 @@ use super::wire::{self, Next};
 use crate::account::budget::Budget;
 use crate::account::roster::Listing;
 use crate::resources::keyring::SigningSecret;
-use crate::resources::remote::RemoteWebhook;
+use crate::resources::remote::{RemoteWebhook, is_loopback};
 
 /// How long one call may take, from the first byte sent to the last byte read.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -80,17 +79,6 @@ pub fn check(url: &str, allow_insecure: bool) -> Result<Url, ClientError> {
         "http" if allow_insecure || is_loopback(&url) => Ok(url),
         "http" => Err(ClientError::Insecure(url)),
         _ => Err(ClientError::Base(url.into())),
-    }
-}
-
-/// Whether a URL names this machine: `localhost`, 127.0.0.0/8 or `[::1]`.
-#[must_use]
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
-        Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),
-        None => false,
     }
 }
 

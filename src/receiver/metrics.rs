@@ -128,6 +128,17 @@ const NOTICE: Label = Label {
     ],
 };
 
+const SINK_FAILURE: Label = Label {
+    name: "class",
+    values: &[
+        ("throttled", "it asked for a pause"),
+        ("answered", "another answer without success"),
+        ("late", "no answer within 10 s"),
+        ("unreachable", "no connection, or it broke"),
+        ("token", "the file of the token cannot be read"),
+    ],
+};
+
 const STATUS_WRITE: Label = Label {
     name: "outcome",
     values: &[
@@ -156,6 +167,13 @@ pub struct Place {
 pub struct Why {
     /// The value.
     pub why: &'static str,
+}
+
+/// What was wrong with an attempt to send a CloudEvent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OfFailure {
+    /// One of a few words.
+    pub class: &'static str,
 }
 
 /// The class of a delivery.
@@ -218,6 +236,18 @@ pub struct Metrics {
     pub notices: Family<Outcome, Counter>,
     /// Attempts to write `status.deliveries` by what became of them.
     pub status_writes: Family<Outcome, Counter>,
+    /// Deliveries that the sink has taken.
+    pub sink_sent: Counter,
+    /// Attempts that are made again, by what was wrong.
+    pub sink_failed: Family<OfFailure, Counter>,
+    /// Deliveries that the sink refused for good.
+    pub sink_skipped: Counter,
+    /// Deliveries that the sink has not taken.
+    pub sink_lag_records: Gauge,
+    /// Age of the oldest of them, in seconds.
+    pub sink_lag_seconds: Gauge,
+    /// Deliveries that the journal could not keep for the sink.
+    pub sink_missed: Gauge,
 }
 
 impl Metrics {
@@ -243,6 +273,12 @@ impl Metrics {
             publish_seconds: Histogram::new(SLOW),
             notices: Family::default(),
             status_writes: Family::default(),
+            sink_sent: Counter::default(),
+            sink_failed: Family::default(),
+            sink_skipped: Counter::default(),
+            sink_lag_records: Gauge::default(),
+            sink_lag_seconds: Gauge::default(),
+            sink_missed: Gauge::default(),
         };
         let outcomes = |label: Label| label.values.iter().map(|(outcome, _)| Outcome { outcome });
         table.add_family(
@@ -352,6 +388,41 @@ impl Metrics {
             outcomes(NOTICE),
             &metrics.notices,
         );
+        table.add(
+            "sink_sent",
+            "Deliveries that the sink has taken as CloudEvents",
+            &metrics.sink_sent,
+        );
+        table.add_family(
+            "sink_failed",
+            "Attempts to send a CloudEvent that are made again, by what was wrong",
+            &[SINK_FAILURE],
+            SINK_FAILURE
+                .values
+                .iter()
+                .map(|(class, _)| OfFailure { class }),
+            &metrics.sink_failed,
+        );
+        table.add(
+            "sink_skipped",
+            "Deliveries that the sink refused for good (400, 413, 415, 422)",
+            &metrics.sink_skipped,
+        );
+        table.add(
+            "sink_lag_records",
+            "Deliveries that the sink has not taken",
+            &metrics.sink_lag_records,
+        );
+        table.add(
+            "sink_lag_seconds",
+            "Age of the oldest delivery that was read for the sink and not taken; 0 when it has them all",
+            &metrics.sink_lag_seconds,
+        );
+        table.add(
+            "sink_missed",
+            "Deliveries that went by the sink since this process started, since the journal had no more room for it",
+            &metrics.sink_missed,
+        );
         table.add_family(
             "status_writes",
             "Attempts to write status.deliveries by what became of them",
@@ -384,6 +455,11 @@ impl Metrics {
     /// Counts one more attempt to tell of dead letters.
     pub fn notice(&self, outcome: &'static str) {
         self.notices.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Counts one more CloudEvent that is to be sent again.
+    pub fn sink_failed(&self, class: &'static str) {
+        self.sink_failed.get_or_create(&OfFailure { class }).inc();
     }
 
     /// Counts one more attempt to publish.

@@ -4,6 +4,7 @@
 //! server -> ingest -> journal -> 200          the sender waits for this much
 //!                     journal -> publisher -> Event
 //!                     journal -> teller    -> Event about dead letters
+//!                     journal -> forwarder -> CloudEvent, where a sink is named
 //! watch  -> keyring (index)      reports -> status.deliveries
 //! ```
 
@@ -12,6 +13,7 @@ pub mod attempt;
 pub mod body;
 pub mod conduct;
 pub mod deadletters;
+pub mod forwarder;
 pub mod ingest;
 pub mod keyring;
 pub mod linger;
@@ -47,6 +49,7 @@ use crate::ops;
 use crate::ops::health::{Gate, Readiness};
 use crate::ops::metrics::Table;
 use body::Allowance;
+use forwarder::{Forwarder, SinkArgs};
 use ingest::Ingest;
 use keyring::Index;
 use metrics::Metrics;
@@ -211,6 +214,10 @@ pub struct ReceiverArgs {
     )]
     pub drain_timeout: u32,
 
+    /// The second sink.
+    #[command(flatten)]
+    pub sink: SinkArgs,
+
     /// The name of this receiver in the Events that it makes. Default: the host name, which is the pod's.
     #[arg(long, env = "CHEKT_INSTANCE", value_name = "NAME")]
     pub instance: Option<String>,
@@ -221,13 +228,14 @@ pub struct ReceiverArgs {
 /// # Errors
 /// Whatever keeps it from starting or from going on.
 pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<()> {
+    let sink = args.sink.sink()?;
     let options = journal::Options {
         limits: journal::Limits {
             max_records: args.journal_max_records,
             max_bytes: args.journal_max_mib.saturating_mul(1024 * 1024),
             ..journal::Limits::default()
         },
-        sink: false,
+        sink: sink.is_some(),
     };
     let (door, certificate) = door(&args)?;
     let (journal, feed) = Journal::start(&args.journal, options)?;
@@ -320,6 +328,26 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
         }
         .run(told_end.clone()),
     );
+    let mut forwarder = tokio::spawn({
+        let forward = sink.map(|sink| {
+            tracing::info!(host = sink.host(), "sending CloudEvents");
+            let forwarder = Forwarder {
+                journal: journal.clone(),
+                sink,
+                mode: args.sink.cloudevents_mode.into(),
+                metrics: metrics.clone(),
+                last,
+            };
+            forwarder.run(work_end.clone())
+        });
+        let end = work_end.clone();
+        async move {
+            match forward {
+                Some(forward) => forward.await,
+                None => end.cancelled().await,
+            }
+        }
+    });
     let mut status = tokio::spawn(reports.clone().run(
         client,
         instance,
@@ -351,10 +379,12 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
         ended = &mut publisher => anyhow::bail!("the publisher has ended: {ended:?}"),
         ended = &mut status => anyhow::bail!("the status writer has ended: {ended:?}"),
         ended = &mut teller => anyhow::bail!("the teller of dead letters has ended: {ended:?}"),
+        ended = &mut forwarder => anyhow::bail!("the forwarder to the sink has ended: {ended:?}"),
     }
 
     // Kubernetes kills what has not ended 30 s after the signal. At most 5 s of serving (--drain-delay), 6 s for what is
-    // in flight (server::Limits::drain) and 8 s of publishing (--drain-timeout) are 19.
+    // in flight (server::Limits::drain), 8 s of publishing (--drain-timeout), 1 s for what is under way then and 1 s to
+    // tell of dead letters are 21.
     serving.close("ending");
     door.leaving.cancel();
     tokio::time::sleep(Duration::from_secs(u64::from(args.drain_delay))).await;
@@ -365,6 +395,7 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
     // After the last that can make a dead letter.
     told_end.cancel();
     teller.await.context("the teller of dead letters")?;
+    forwarder.await.context("the forwarder to the sink")?;
     status.await.context("the status writer")?;
     journal.close().await;
     ops_end.cancel();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use url::Url;
+use url::{Host, Url};
 
 /// How long CHeKT may take to show a write in its list, and how long a request whose sender died may take to land.
 /// Nothing is documented; the guess errs on the side of waiting.
@@ -34,6 +34,17 @@ pub fn canonical(url: &str) -> String {
 #[must_use]
 pub fn same(a: &str, b: &str) -> bool {
     a == b || canonical(a) == canonical(b)
+}
+
+/// Whether a URL names this machine: `localhost`, 127.0.0.0/8 or `[::1]`.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod harness;
 
 mod canary;
 mod change;
+mod cloudevents;
 mod control_plane;
 mod create;
 mod deletion;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const RINGS: [&[&str]; 5] = [
     &["resources"],
     &["account", "webhook", "delivery"],
-    &["cluster", "partner", "journal", "ops"],
+    &["cluster", "partner", "journal", "sink", "ops"],
     &["controller", "receiver", "sandbox"],
     &["cli"],
 ];
