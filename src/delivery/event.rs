@@ -63,7 +63,9 @@ pub fn build(received: &Received, instance: &str, now: Timestamp) -> Result<Even
     } else {
         "Normal"
     };
-    let name = received.key.event_name(&webhook.name, &webhook.uid);
+    // Where the data names an occurrence, its copies are one Event whatever their timestamps, at another receiver as well.
+    let named_by = received.occurrence.unwrap_or(received.key);
+    let name = named_by.event_name(&webhook.name, &webhook.uid);
     let told = Told {
         type_,
         reason: kind.reason(),

@@ -23,6 +23,7 @@ use super::metrics::Metrics;
 use super::status::Reports;
 use crate::cluster::ClusterError;
 use crate::cluster::events::Created;
+use crate::delivery::aside::Aside;
 use crate::delivery::pacing::{Next, Pace, Queue};
 use crate::delivery::patience::{Patience, Trouble, Verdict};
 use crate::delivery::waitlist::Waitlist;
@@ -86,6 +87,7 @@ struct State {
     entries: HashMap<i64, Arc<Entry>>,
     waitlist: Waitlist,
     patience: Patience,
+    aside: Aside,
     notes: FuturesUnordered<Note>,
 }
 
@@ -99,6 +101,7 @@ impl Publisher {
             entries: HashMap::new(),
             waitlist: Waitlist::default(),
             patience: Patience::new(self.at_once),
+            aside: Aside::default(),
             notes: FuturesUnordered::new(),
         };
         let mut attempts = FuturesUnordered::new();
@@ -112,6 +115,9 @@ impl Publisher {
             let now = start.elapsed();
             if ending.is_some_and(|until| Instant::now() >= until) {
                 break;
+            }
+            for waiting in state.aside.due(now) {
+                state.queue.push(&waiting);
             }
             let mut wake = None;
             while attempts.len() < state.patience.width() && state.notes.len() < UNSETTLED {
@@ -153,7 +159,7 @@ impl Publisher {
                 Some(noted) = state.notes.next(), if !state.notes.is_empty() => {
                     self.noted(&mut state, noted);
                 }
-                () = sleep_until(wake.map(|at| start + at)) => {}
+                () = sleep_until(earlier(wake, state.aside.next_at()).map(|at| start + at)) => {}
                 () = sleep_until(ending), if ending.is_some() => {}
                 _ = tick.tick() => {
                     self.show(&state);
@@ -250,6 +256,9 @@ impl Publisher {
         let namespace = &entry.waiting.namespace;
         let recovered = state.patience.succeeded(namespace);
         state.queue.release(namespace);
+        for waiting in state.aside.call_back() {
+            state.queue.push(&waiting);
+        }
         if recovered.all {
             let pending = state.entries.len();
             tracing::info!(pending, "publishing again");
@@ -268,7 +277,7 @@ impl Publisher {
     ) {
         let namespace = &entry.waiting.namespace;
         let pending = state.entries.len();
-        match state.patience.failed(trouble, namespace, now) {
+        let next = match state.patience.failed(trouble, namespace, now) {
             Verdict::Hold { first, until } => {
                 if first {
                     tracing::warn!(
@@ -278,6 +287,7 @@ impl Publisher {
                     );
                 }
                 state.queue.hold(namespace, until);
+                until
             }
             Verdict::Pause { first } => {
                 if first {
@@ -288,9 +298,12 @@ impl Publisher {
                     );
                 }
                 state.queue.release(namespace);
+                state.patience.paused_until()
             }
+        };
+        if let Some(waiting) = state.aside.refused(entry.waiting.clone(), next) {
+            state.queue.push(&waiting);
         }
-        state.queue.push(&entry.waiting);
     }
 
     fn noted(&self, state: &mut State, noted: Noted) {
@@ -362,8 +375,14 @@ impl State {
 
     /// It waits no longer, whether the journal knows or not.
     fn publish(&mut self, entry: &Entry) {
+        self.aside.done(entry.waiting.seq);
         self.waitlist.remove(&entry.waiting, entry.received_at);
     }
+}
+
+/// The earlier of two times, where there are any.
+fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
 }
 
 /// What an error of the API server means for what comes next.

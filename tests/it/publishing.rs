@@ -270,6 +270,56 @@ async fn events_that_may_not_be_made_wait_are_said_to_be_delayed_and_come_once_t
 }
 
 #[tokio::test]
+async fn an_event_that_a_policy_refuses_does_not_stand_before_the_others() -> anyhow::Result<()> {
+    let lone = Lone::start("policy", &["alarms"], Identity::Receiver, &[]).await?;
+    let name = lone.users.namespace.clone();
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}},
+                "resourceRules": [{"apiGroups": ["events.k8s.io"], "apiVersions": ["v1"], "operations": ["CREATE"],
+                    "resources": ["events"]}],
+            },
+            // Forbidden, as RBAC's refusal is: the answer alone does not tell that it is about this Event.
+            "validations": [{"expression": "!object.note.contains('unwanted')", "reason": "Forbidden"}],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    });
+    let both = json!({"apiVersion": "v1", "kind": "List", "items": [policy, binding]});
+    lone.users.apply(&both.to_string()).await?;
+    let unwanted = |number: usize| {
+        json!({"event": "alarm.triggered", "data": {"alarm_id": format!("unwanted-{number}")}})
+            .to_string()
+    };
+    // Until the policy is known, what it does not want is published.
+    let mut wanted = 0;
+    eventually("the policy to refuse one", SOON, async || {
+        lone.post("alarms", unwanted(wanted)).await?;
+        wanted += 1;
+        anyhow::ensure!(lone.attempts("held").await? > 0, "not yet");
+        Ok(())
+    })
+    .await?;
+    let before = usize::try_from(lone.attempts("created").await?)?;
+    lone.post_alarms("alarms", 20).await?;
+    all_published(&lone, "alarms", before + 20).await?;
+    let delete = [
+        "delete",
+        "validatingadmissionpolicy,validatingadmissionpolicybinding",
+        &name,
+    ];
+    lone.users.kubectl(&delete).await?.ok()?;
+    all_published(&lone, "alarms", wanted + 20).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_waits_in_a_namespace_that_is_deleted_is_held_and_then_a_dead_letter()
 -> anyhow::Result<()> {
     // One Event at once and then one a second, so that something waits while the namespace goes.
