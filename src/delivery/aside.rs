@@ -109,7 +109,7 @@ mod tests {
             assert_eq!(aside.next_at(), Some(now + secs(pause)));
             assert!(
                 aside
-                    .due(now + secs(pause) - Duration::from_millis(1))
+                    .due((now + secs(pause)).saturating_sub(Duration::from_millis(1)))
                     .is_empty()
             );
             now += secs(pause);

@@ -216,6 +216,10 @@ pub struct Metrics {
     pub journal_bytes: Gauge,
     /// Dead letters.
     pub journal_dead: Gauge,
+    /// Bytes of their bodies.
+    pub journal_dead_bytes: Gauge,
+    /// Damaged files that were set aside.
+    pub journal_quarantined: Gauge,
     /// The most deliveries that may wait.
     pub journal_max_records: Gauge,
     /// The most bytes that their bodies may have.
@@ -263,6 +267,8 @@ impl Metrics {
             journal_pending: Gauge::default(),
             journal_bytes: Gauge::default(),
             journal_dead: Gauge::default(),
+            journal_dead_bytes: Gauge::default(),
+            journal_quarantined: Gauge::default(),
             journal_max_records: Gauge::default(),
             journal_max_bytes: Gauge::default(),
             journal_oldest_seconds: Gauge::default(),
@@ -333,6 +339,16 @@ impl Metrics {
             "journal_dead_letters",
             "Deliveries that cannot be published as they are",
             &metrics.journal_dead,
+        );
+        table.add(
+            "journal_dead_letter_bytes",
+            "Bytes of the bodies of these deliveries",
+            &metrics.journal_dead_bytes,
+        );
+        table.add(
+            "journal_quarantined",
+            "Damaged journals that were set aside since the process started",
+            &metrics.journal_quarantined,
         );
         table.add(
             "journal_max_records",

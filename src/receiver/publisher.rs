@@ -318,6 +318,8 @@ impl Publisher {
         self.metrics.journal_pending.set(depth.pending);
         self.metrics.journal_bytes.set(depth.bytes);
         self.metrics.journal_dead.set(depth.dead);
+        self.metrics.journal_dead_bytes.set(depth.dead_bytes);
+        self.metrics.journal_quarantined.set(depth.quarantined);
         self.metrics.journal_max_records.set(depth.max_records);
         self.metrics.journal_max_bytes.set(depth.max_bytes);
         let now = Timestamp::now();
