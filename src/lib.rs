@@ -23,7 +23,7 @@
 //! | ring | modules | what is there |
 //! | --- | --- | --- |
 //! | 0 | [`resources`] | what users write and read; the Secret in which the processes meet |
-//! | 1 | [`account`], [`webhook`], [`delivery`] | decisions: no async, no client, no clock |
+//! | 1 | [`account`], [`webhook`], [`delivery`], [`leadership`] | decisions: no async, no client, no clock |
 //! | 2 | [`cluster`], [`partner`], [`journal`], [`sink`], [`ops`] | edges: Kubernetes, CHeKT, the disk, a second sink, the process itself |
 //! | 3 | [`controller`], [`receiver`], [`sandbox`] | processes |
 //! | 4 | [`cli`] | the command line that starts them |
@@ -34,6 +34,7 @@ pub mod cluster;
 pub mod controller;
 pub mod delivery;
 pub mod journal;
+pub mod leadership;
 pub mod ops;
 pub mod partner;
 pub mod receiver;

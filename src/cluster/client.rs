@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use kube::client::ClientBuilder;
 use kube::{Client, Config};
+
+use super::fenced::FenceLayer;
+use crate::leadership::fence::Fence;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -15,8 +19,21 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// # Errors
 /// When neither a kubeconfig nor an in-cluster identity can be read.
 pub async fn connect() -> anyhow::Result<Client> {
+    Ok(Client::try_from(config().await?)?)
+}
+
+/// The same, with a fence that every write must pass.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_behind(fence: &Fence) -> anyhow::Result<Client> {
+    let builder = ClientBuilder::try_from(config().await?)?;
+    Ok(builder.with_layer(&FenceLayer(fence.clone())).build())
+}
+
+async fn config() -> anyhow::Result<Config> {
     let mut config = Config::infer().await?;
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT);
-    Ok(Client::try_from(config)?)
+    Ok(config)
 }

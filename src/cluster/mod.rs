@@ -4,6 +4,8 @@ pub mod client;
 pub mod deliveries;
 pub mod error;
 pub mod events;
+pub mod fenced;
+pub mod lease;
 pub mod secrets;
 pub mod write;
 

@@ -1,5 +1,6 @@
-//! What every process of ours has, whatever it does: logs, metrics, probes and an orderly end.
+//! What every process of ours has, whatever it does: logs, metrics, probes, a clock and an orderly end.
 
+pub mod clock;
 pub mod health;
 pub mod logs;
 pub mod metrics;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// The rooms of each ring, the lowest first. What is not here is nobody's: a new room must be given a ring.
 const RINGS: [&[&str]; 5] = [
     &["resources"],
-    &["account", "webhook", "delivery"],
+    &["account", "webhook", "delivery", "leadership"],
     &["cluster", "partner", "journal", "sink", "ops"],
     &["controller", "receiver", "sandbox"],
     &["cli"],
