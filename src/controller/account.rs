@@ -177,9 +177,10 @@ async fn connect(
     let per_minute = u32::try_from(spec.rate_limit.requests_per_minute).unwrap_or(1);
     let burst = u32::try_from(spec.rate_limit.burst).unwrap_or(1);
     let budget = Budget::new(per_minute, burst, Instant::now());
-    let client = http::client(&base)
+    let fence = &context.fence;
+    let client = http::client(&base, fence)
         .map_err(http::ClientError::from)
-        .and_then(|http| PartnerClient::new(&base, http, credentials, budget));
+        .and_then(|http| PartnerClient::new(&base, http, credentials, budget, fence.clone()));
     Ok(match client {
         Ok(client) => {
             let (wake, metrics) = (context.wake.clone(), context.metrics.clone());

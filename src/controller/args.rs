@@ -1,9 +1,10 @@
 //! The flags of the controller, and the one validated value that is made of them.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{ArgAction, Args};
 use url::Url;
 
 use crate::resources::remote::is_loopback;
@@ -38,6 +39,38 @@ pub struct ControllerArgs {
     )]
     pub ops_address: SocketAddr,
 
+    /// Whether to act only while holding the Lease, so that several controllers can run and one of them acts. With
+    /// false, whoever starts the process sees to it that there is never a second one.
+    #[arg(
+        long,
+        env = "CHEKT_LEADER_ELECT",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = ArgAction::Set
+    )]
+    pub leader_elect: bool,
+
+    /// The Lease in the operator's namespace. Controllers with one name stand in for each other; those that look
+    /// after different namespaces need a name each.
+    #[arg(
+        long,
+        env = "CHEKT_LEASE_NAME",
+        value_name = "NAME",
+        default_value = "chekt-controller"
+    )]
+    pub lease_name: String,
+
+    /// How many seconds without a sign of the leader until another controller takes over. The leader renews the
+    /// Lease after every 2/15 of it and stops after 2/3 of it without success.
+    #[arg(
+        long,
+        env = "CHEKT_LEASE_DURATION",
+        value_name = "SECONDS",
+        default_value_t = 15,
+        value_parser = clap::value_parser!(u32).range(3..=3600)
+    )]
+    pub lease_duration: u32,
+
     /// Lets accounts have a plain http baseURL that is not this machine's. Tokens and secrets can then be read by
     /// everyone on the way.
     #[arg(long, env = "CHEKT_ALLOW_INSECURE_PARTNER")]
@@ -59,6 +92,17 @@ pub struct Settings {
     pub watch_namespaces: Vec<String>,
     /// Whether a plain http partner is allowed.
     pub allow_insecure_partner: bool,
+    /// How the leader is elected; `None`: this process leads, since it is the only one.
+    pub election: Option<ElectionSettings>,
+}
+
+/// How the leader is elected.
+#[derive(Clone, Debug)]
+pub struct ElectionSettings {
+    /// The name of the Lease.
+    pub lease_name: String,
+    /// How long it lasts without a renewal.
+    pub lasts: Duration,
 }
 
 impl ControllerArgs {
@@ -104,6 +148,10 @@ impl ControllerArgs {
             operator_namespace: self.operator_namespace.clone(),
             watch_namespaces,
             allow_insecure_partner: self.allow_insecure_partner,
+            election: self.leader_elect.then(|| ElectionSettings {
+                lease_name: self.lease_name.clone(),
+                lasts: Duration::from_secs(u64::from(self.lease_duration)),
+            }),
         })
     }
 }
@@ -118,6 +166,9 @@ mod tests {
             operator_namespace: "ops".to_owned(),
             watch_namespaces: vec![],
             ops_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            leader_elect: true,
+            lease_name: "chekt-controller".to_owned(),
+            lease_duration: 15,
             allow_insecure_partner: false,
             allow_insecure_public_url: allow,
         }

@@ -16,6 +16,7 @@ use super::connection::{AccountKey, Connection, Wake};
 use super::memory::Remembered;
 use super::metrics::Metrics;
 use crate::account::report::Problem;
+use crate::leadership::fence::Fence;
 use crate::resources::{ChektAccount, ChektWebhook};
 use crate::webhook::identity;
 
@@ -25,7 +26,7 @@ pub struct Context {
     pub client: Client,
     /// What the flags mean.
     pub settings: Settings,
-    /// When the process started.
+    /// When this process began to lead: what an earlier leader sent may land for a while after it.
     pub started: Instant,
     /// What is counted.
     pub metrics: Metrics,
@@ -35,6 +36,8 @@ pub struct Context {
     pub webhooks: Vec<Store<ChektWebhook>>,
     /// Every account, by watched namespace.
     pub accounts: Vec<Store<ChektAccount>>,
+    /// What every call to CHeKT must pass; writes to the API server pass it in the client.
+    pub fence: Fence,
     /// Wakes webhooks.
     pub wake: UnboundedSender<Wake>,
     connections: Mutex<HashMap<AccountKey, Slot>>,
@@ -70,6 +73,7 @@ impl Context {
         settings: Settings,
         metrics: Metrics,
         recorder: Recorder,
+        fence: Fence,
         stores: (Vec<Store<ChektWebhook>>, Vec<Store<ChektAccount>>),
         wake: UnboundedSender<Wake>,
     ) -> Self {
@@ -84,6 +88,7 @@ impl Context {
             recorder,
             webhooks,
             accounts,
+            fence,
             wake,
             connections,
             memories,

@@ -3,6 +3,7 @@
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 
 use crate::ops::metrics::{Label, Table};
 
@@ -50,6 +51,10 @@ pub struct Metrics {
     pub lists: Counter,
     /// Passes that the API server kept from being finished.
     pub errors: Counter,
+    /// 1 while this process leads.
+    pub leader: Gauge,
+    /// How often the lease has changed hands.
+    lease_transitions: Gauge,
 }
 
 impl Metrics {
@@ -74,6 +79,21 @@ impl Metrics {
             "Passes that Kubernetes kept from being finished",
             &metrics.errors,
         );
+        table.add(
+            "leader",
+            "1 while this process leads and writes, 0 while it stands by",
+            &metrics.leader,
+        );
+        table.add(
+            "lease_transitions",
+            "How often the lease has changed hands, as it says itself",
+            &metrics.lease_transitions,
+        );
         metrics
+    }
+
+    /// Takes in how often the lease has changed hands.
+    pub fn lease_seen(&self, transitions: i32) {
+        self.lease_transitions.set(i64::from(transitions));
     }
 }

@@ -13,6 +13,7 @@ pub mod args;
 pub mod connection;
 pub mod context;
 pub mod gather;
+pub mod leader;
 pub mod memory;
 pub mod metrics;
 pub mod perform;
@@ -23,14 +24,23 @@ pub mod webhook;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kube::Api;
 use kube::api::ListParams;
+use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use args::ControllerArgs;
 
+use args::{ElectionSettings, Settings};
+use leader::Candidate;
+use metrics::Metrics;
+use triggers::Watches;
+
+use crate::cluster::lease::LeaseClient;
 use crate::cluster::{self, ClusterError, within};
+use crate::leadership::election::Timing;
+use crate::leadership::fence::Fence;
+use crate::ops::clock::since_boot;
 use crate::ops::health::{Gate, Readiness};
 use crate::ops::metrics::Table;
 use crate::ops::server;
@@ -45,7 +55,11 @@ const ASK_FOR_KINDS: Duration = Duration::from_secs(2);
 /// A flag that makes no sense, a kubeconfig that cannot be read, an address that cannot be bound.
 pub async fn run(args: ControllerArgs, end: CancellationToken) -> anyhow::Result<()> {
     let settings = args.settle()?;
-    let client = cluster::client::connect().await?;
+    let fence = match settings.election {
+        Some(_) => Fence::closed(since_boot),
+        None => Fence::open(),
+    };
+    let client = cluster::client::connect_behind(&fence).await?;
     let listener = TcpListener::bind(args.ops_address)
         .await
         .with_context(|| format!("cannot listen on {} (--ops-address)", args.ops_address))?;
@@ -56,8 +70,9 @@ pub async fn run(args: ControllerArgs, end: CancellationToken) -> anyhow::Result
         "the custom resource definitions were not looked for yet",
     );
     let stores = readiness.gate("stores", "the resources were not listed yet");
+    let lease = readiness.gate("lease", "the lease was not looked at yet");
     let mut table = Table::new(metrics::PREFIX);
-    let metrics = metrics::Metrics::register(&mut table);
+    let metrics = Metrics::register(&mut table);
     tracing::info!(role = "controller", %ops, public_url = %settings.public_url, "listening");
     let served = tokio::spawn(server::serve(
         listener,
@@ -67,15 +82,93 @@ pub async fn run(args: ControllerArgs, end: CancellationToken) -> anyhow::Result
     ));
 
     if wait_for_kinds(&client, &settings.watch_namespaces, &kinds, &end).await {
-        triggers::run(client, settings, metrics, stores, end.clone()).await?;
+        let watches = Watches::new(&client, &settings, stores);
+        let work = Work {
+            client,
+            settings,
+            metrics,
+            fence,
+            watches,
+        };
+        if let Some(election) = work.settings.election.clone() {
+            stand(work, election, lease, &end).await?;
+        } else {
+            lease.open();
+            work.metrics.leader.set(1);
+            work.run(&end).await?;
+        }
     }
     served.await??;
     Ok(())
 }
 
+/// What a leader does.
+struct Work {
+    client: Client,
+    settings: Settings,
+    metrics: Metrics,
+    fence: Fence,
+    watches: Watches,
+}
+
+impl Work {
+    async fn run(self, end: &CancellationToken) -> anyhow::Result<()> {
+        let (client, settings, metrics) = (self.client, self.settings, self.metrics);
+        triggers::run(
+            client,
+            settings,
+            metrics,
+            self.fence,
+            self.watches,
+            end.clone(),
+        )
+        .await
+    }
+}
+
+/// Stands for election, works while it leads, and resigns once every pass has ended.
+async fn stand(
+    mut work: Work,
+    election: ElectionSettings,
+    usable: Gate,
+    end: &CancellationToken,
+) -> anyhow::Result<()> {
+    let timing = Timing::of(election.lasts);
+    let namespace = &work.settings.operator_namespace;
+    let lease = LeaseClient {
+        leases: Api::namespaced(cluster::client::connect().await?, namespace),
+        name: election.lease_name,
+        me: leader::identity()?,
+        lasts: timing.lasts,
+        deadline: timing.deadline(),
+    };
+    let (fence, metrics) = (work.fence.clone(), work.metrics.clone());
+    let mut candidate = Candidate::new(lease, timing, fence, metrics, usable);
+    let won = tokio::select! {
+        won = candidate.win(end) => won,
+        () = work.watches.warm() => anyhow::bail!("the watches have ended by themselves"),
+    };
+    let Some(term) = won else {
+        return Ok(());
+    };
+    let done = CancellationToken::new();
+    let mut keeping = std::pin::pin!(candidate.keep(term, &done));
+    let term = tokio::select! {
+        // The work is dropped where it stands, and the process ends.
+        lost = &mut keeping => lost?,
+        worked = work.run(end) => {
+            worked?;
+            done.cancel();
+            keeping.await?
+        }
+    };
+    candidate.resign(term).await;
+    Ok(())
+}
+
 /// Waits until the API server knows our kinds. `false`: it is time to end.
 async fn wait_for_kinds(
-    client: &kube::Client,
+    client: &Client,
     namespaces: &[String],
     gate: &Gate,
     end: &CancellationToken,
@@ -108,7 +201,7 @@ async fn wait_for_kinds(
 }
 
 /// An API for one namespace, or for all.
-fn namespaced<K>(client: &kube::Client, namespace: Option<&str>) -> Api<K>
+fn namespaced<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
     K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
 {

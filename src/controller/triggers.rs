@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
@@ -30,6 +31,7 @@ use super::connection::Wake;
 use super::context::Context;
 use super::metrics::Metrics;
 use super::{account, namespaced, webhook};
+use crate::leadership::fence::Fence;
 use crate::ops::health::Gate;
 use crate::resources::keyring::{LABEL, WEBHOOK_NAME, WEBHOOK_NAMESPACE};
 use crate::resources::remote::canonical;
@@ -41,11 +43,21 @@ const AT_ONCE: u16 = 16;
 /// How long passes under way may take to finish when the process ends: less than the 30 s that Kubernetes gives.
 const LAST: Duration = Duration::from_secs(20);
 
-/// The two controllers of one watched namespace, before they run.
+/// The watches of all our objects. They keep the stores warm while the process stands by, and feed the controllers
+/// once it leads.
+pub struct Watches(Vec<Watched>);
+
+/// The two watches of one namespace.
 struct Watched {
     namespace: Option<String>,
-    webhooks: Controller<ChektWebhook>,
-    accounts: Controller<ChektAccount>,
+    webhooks: Watch<ChektWebhook>,
+    accounts: Watch<ChektAccount>,
+}
+
+/// A watch of one kind in one namespace, and the store that it fills.
+struct Watch<K: kube::Resource<DynamicType = ()> + Clone + 'static> {
+    store: Store<K>,
+    events: BoxStream<'static, Result<watcher::Event<K>, watcher::Error>>,
 }
 
 /// Opens the gate once every watch has been complete at least once.
@@ -66,8 +78,7 @@ impl Listed {
     }
 }
 
-/// A controller over one kind and namespace, whose watch backs off by itself and says when its list is complete.
-fn watch<K>(client: &Client, namespace: Option<&str>, listed: Listed) -> Controller<K>
+impl<K> Watch<K>
 where
     K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
         + Clone
@@ -77,21 +88,82 @@ where
         + Sync
         + 'static,
 {
-    let (reader, writer) = reflector::store();
-    let api: Api<K> = namespaced(client, namespace);
-    let mut first = Some(listed);
-    let objects = watcher(api, watcher::Config::default())
-        .default_backoff()
-        .reflect(writer)
-        .inspect_ok(move |event| {
-            if matches!(event, watcher::Event::InitDone)
-                && let Some(listed) = first.take()
-            {
-                listed.one();
+    /// A watch that backs off by itself and says when its list is complete. Nothing happens until it is polled.
+    fn new(client: &Client, namespace: Option<&str>, listed: Listed) -> Self {
+        let (store, writer) = reflector::store();
+        let api: Api<K> = namespaced(client, namespace);
+        let mut first = Some(listed);
+        let events = watcher(api, watcher::Config::default())
+            .default_backoff()
+            .reflect(writer)
+            .inspect_ok(move |event| {
+                if matches!(event, watcher::Event::InitDone)
+                    && let Some(listed) = first.take()
+                {
+                    listed.one();
+                }
+            })
+            .boxed();
+        Watch { store, events }
+    }
+
+    /// Fills the store, and does nothing else.
+    async fn warm(&mut self) {
+        while let Some(event) = self.events.next().await {
+            if let Err(error) = event {
+                tracing::warn!(what = %K::kind(&()), %error, "a watch broke off and is tried again");
             }
-        })
-        .applied_objects();
-    Controller::for_stream(objects, reader).with_config(Config::default().concurrency(AT_ONCE))
+        }
+    }
+
+    /// A controller over all that is in the store, and whatever changes from now on.
+    fn into_controller(self) -> Controller<K> {
+        let Watch { store, events } = self;
+        let begin = futures::stream::iter(store.state()).map(Ok);
+        let state = store.clone();
+        // At the end of a list everything is looked at: its beginning may have gone by while the process stood by.
+        let later = events.flat_map(move |event| {
+            futures::stream::iter(match event {
+                Ok(watcher::Event::Apply(object)) => vec![Ok(Arc::new(object))],
+                Ok(watcher::Event::InitDone) => state.state().into_iter().map(Ok).collect(),
+                Ok(
+                    watcher::Event::Delete(_) | watcher::Event::Init | watcher::Event::InitApply(_),
+                ) => vec![],
+                Err(error) => vec![Err(error)],
+            })
+        });
+        let objects = begin.chain(later).map_ok(|object| (*object).clone());
+        Controller::for_stream(objects, store).with_config(Config::default().concurrency(AT_ONCE))
+    }
+}
+
+impl Watches {
+    /// The watches of all namespaces that are looked after. `stores` opens when all of them are complete.
+    #[must_use]
+    pub fn new(client: &Client, settings: &Settings, stores: Gate) -> Watches {
+        let namespaces: Vec<Option<String>> = match settings.watch_namespaces.as_slice() {
+            [] => vec![None],
+            some => some.iter().cloned().map(Some).collect(),
+        };
+        let listed = Listed {
+            left: Arc::new(AtomicUsize::new(2 * namespaces.len())),
+            gate: Arc::new(stores),
+        };
+        let watched = namespaces.into_iter().map(|namespace| Watched {
+            webhooks: Watch::new(client, namespace.as_deref(), listed.clone()),
+            accounts: Watch::new(client, namespace.as_deref(), listed.clone()),
+            namespace,
+        });
+        Watches(watched.collect())
+    }
+
+    /// Keeps the stores as the API server has the objects. It may be dropped at any time, and does not end by itself.
+    pub async fn warm(&mut self) {
+        let each = self.0.iter_mut().map(|watched| async {
+            tokio::join!(watched.webhooks.warm(), watched.accounts.warm());
+        });
+        futures::future::join_all(each).await;
+    }
 }
 
 /// Runs all controllers until `end` is cancelled.
@@ -102,27 +174,12 @@ pub async fn run(
     client: Client,
     settings: Settings,
     metrics: Metrics,
-    stores: Gate,
+    fence: Fence,
+    Watches(watched): Watches,
     end: CancellationToken,
 ) -> anyhow::Result<()> {
-    let namespaces: Vec<Option<String>> = match settings.watch_namespaces.as_slice() {
-        [] => vec![None],
-        some => some.iter().cloned().map(Some).collect(),
-    };
-    let listed = Listed {
-        left: Arc::new(AtomicUsize::new(2 * namespaces.len())),
-        gate: Arc::new(stores),
-    };
-    let watched: Vec<Watched> = namespaces
-        .into_iter()
-        .map(|namespace| Watched {
-            webhooks: watch(&client, namespace.as_deref(), listed.clone()),
-            accounts: watch(&client, namespace.as_deref(), listed.clone()),
-            namespace,
-        })
-        .collect();
-    let webhook_stores = watched.iter().map(|w| w.webhooks.store()).collect();
-    let account_stores = watched.iter().map(|w| w.accounts.store()).collect();
+    let webhook_stores = watched.iter().map(|w| w.webhooks.store.clone()).collect();
+    let account_stores = watched.iter().map(|w| w.accounts.store.clone()).collect();
     let reporter = Reporter {
         controller: "chekt.com/controller".to_owned(),
         instance: std::env::var("HOSTNAME").ok(),
@@ -131,7 +188,7 @@ pub async fn run(
     let (wake, woken) = mpsc::unbounded_channel();
     let both = (webhook_stores, account_stores);
     let context = Arc::new(Context::new(
-        client, settings, metrics, recorder, both, wake,
+        client, settings, metrics, recorder, fence, both, wake,
     ));
 
     let mut tasks = JoinSet::new();
@@ -152,7 +209,7 @@ pub async fn run(
         run_webhooks(
             &mut tasks,
             &context,
-            webhooks,
+            webhooks.into_controller(),
             namespace.as_deref(),
             webhook_bell,
             &end,
@@ -160,7 +217,7 @@ pub async fn run(
         run_accounts(
             &mut tasks,
             &context,
-            accounts,
+            accounts.into_controller(),
             namespace.as_deref(),
             account_bell,
             &end,

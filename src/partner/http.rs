@@ -3,6 +3,7 @@
 //! The one exception is 401: it says that nothing was done, so after it a fresh token is fetched once and the
 //! call is made again. Everything else is for the plan to decide, which knows what a repetition would do.
 
+use std::future::ready;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,6 +11,8 @@ use http::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
+use tower::BoxError;
+use tower::util::AndThenLayer;
 use url::Url;
 use uuid::Uuid;
 
@@ -18,6 +21,7 @@ use super::token::{Credentials, TokenSource};
 use super::wire::{self, Next};
 use crate::account::budget::Budget;
 use crate::account::roster::Listing;
+use crate::leadership::fence::{Fence, NotLeading};
 use crate::resources::keyring::SigningSecret;
 use crate::resources::remote::{RemoteWebhook, is_loopback};
 
@@ -50,6 +54,7 @@ pub struct PartnerClient {
     collection: Url,
     tokens: TokenSource,
     budget: Mutex<Budget>,
+    fence: Fence,
 }
 
 /// Why a client cannot be made.
@@ -83,12 +88,17 @@ pub fn check(url: &str, allow_insecure: bool) -> Result<Url, ClientError> {
 }
 
 /// An HTTP client for `url`: no redirects, which could carry the token to another host, and no proxy for this
-/// machine.
+/// machine. A connection passes the fence once more when it is made: that can take seconds, and what was let through
+/// before waits for it.
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub fn client(url: &Url) -> Result<Client, reqwest::Error> {
+pub fn client(url: &Url, fence: &Fence) -> Result<Client, reqwest::Error> {
+    let fence = fence.clone();
     let builder = Client::builder()
+        .connector_layer(AndThenLayer::new(move |connection| {
+            ready(fence.check().map(|()| connection).map_err(BoxError::from))
+        }))
         .user_agent(concat!("chekt-operator/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT)
@@ -111,6 +121,7 @@ impl PartnerClient {
         http: Client,
         credentials: Credentials,
         budget: Budget,
+        fence: Fence,
     ) -> Result<Self, ClientError> {
         let mut collection = base.clone();
         collection
@@ -124,6 +135,7 @@ impl PartnerClient {
             collection,
             tokens,
             budget: Mutex::new(budget),
+            fence,
         })
     }
 
@@ -329,6 +341,7 @@ impl PartnerClient {
         let mut renewed = false;
         loop {
             self.turn().await;
+            self.fence.check().map_err(not_leading)?;
             let token = self.tokens.bearer().await?;
             let trace = Uuid::new_v4();
             let mut request = self
@@ -343,6 +356,8 @@ impl PartnerClient {
             if let Some(body) = &body {
                 request = request.json(body);
             }
+            // Last of all: a turn or a token may have been waited for, and the process may have been paused since.
+            self.fence.check().map_err(not_leading)?;
             let outcome = self.send(request, collection).await;
             let shown = outcome
                 .as_ref()
@@ -412,6 +427,10 @@ impl PartnerClient {
         let body = body.map_err(|why| PartnerError::new(Kind::Network, true, why))?;
         Ok(Answer { headers, body })
     }
+}
+
+fn not_leading(why: NotLeading) -> PartnerError {
+    PartnerError::new(Kind::Network, false, why.to_string())
 }
 
 struct Answer {
@@ -521,6 +540,60 @@ mod tests {
                 "{bad}"
             );
         }
+    }
+
+    thread_local! {
+        static ASKED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+    }
+
+    /// What arrives at a server of a call whose fence falls when it is asked for the time the `falls`-th time; `None`:
+    /// not even a connection.
+    async fn arrives(falls: u64) -> Option<usize> {
+        use tokio::io::AsyncReadExt;
+
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        ASKED.set(0);
+        let fence = Fence::closed(|| {
+            ASKED.set(ASKED.get() + 1);
+            Duration::from_secs(ASKED.get())
+        });
+        fence.move_to(Duration::from_secs(falls));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let base = check(&base, false).unwrap();
+        let http = client(&base, &fence).unwrap();
+        let token = Credentials::AccessToken("t".into());
+        let budget = Budget::new(60, 1, Instant::now());
+        let partner = PartnerClient::new(&base, http, token, budget, fence).unwrap();
+        let server = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut bytes = [0; 64];
+            connection.read(&mut bytes).await.unwrap()
+        };
+        let mut server = std::pin::pin!(server);
+        let fields = Fields::default();
+        let call = partner.create(&fields, "key");
+        tokio::select! {
+            biased;
+            read = &mut server => return Some(read),
+            error = call => {
+                let error = error.unwrap_err();
+                assert!(!error.unclear, "{error}");
+            }
+        }
+        drop(partner);
+        tokio::time::timeout(Duration::from_millis(200), server)
+            .await
+            .ok()
+    }
+
+    #[tokio::test]
+    async fn a_call_leaves_only_while_its_fence_stands_to_the_last_moment() {
+        // Before the token, right before it is sent, and once the connection is made.
+        assert_eq!(arrives(1).await, None);
+        assert_eq!(arrives(2).await, None);
+        assert_eq!(arrives(3).await, Some(0));
+        assert!(arrives(4).await.is_some_and(|bytes| bytes > 0));
     }
 
     #[test]

@@ -273,6 +273,22 @@ impl Process {
         self.wait(limit).await
     }
 
+    /// Stops it where it is, as a frozen node does: it keeps its memory and its connections.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn pause(&mut self) -> anyhow::Result<()> {
+        Ok(self.running.signal("STOP")?)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn go_on(&mut self) -> anyhow::Result<()> {
+        Ok(self.running.signal("CONT")?)
+    }
+
     /// Starts it again at the same addresses, after [`Process::kill9`] or [`Process::terminate`].
     ///
     /// # Errors

@@ -230,16 +230,40 @@ impl Stage {
             Some(gate) => self.users.plane.kubeconfig_via(who, gate.address())?,
             None => self.users.plane.kubeconfig(who),
         };
+        let controller = self.start_controller_with(kubeconfig).await?;
+        controller.ready(READY).await?;
+        self.controller = Some(controller);
+        Ok(())
+    }
+
+    /// Starts one more controller beside the first, which does not go through the gate to the API server.
+    ///
+    /// # Errors
+    /// When it does not start, with the end of its log.
+    pub async fn another_controller(&self) -> anyhow::Result<Process> {
+        let controller = self.start_controller_not_ready().await?;
+        controller.ready(READY).await?;
+        Ok(controller)
+    }
+
+    /// The same, without waiting until it is ready.
+    ///
+    /// # Errors
+    /// When it does not start, with the end of its log.
+    pub async fn start_controller_not_ready(&self) -> anyhow::Result<Process> {
+        let who = self.options.controller_identity;
+        self.start_controller_with(self.users.plane.kubeconfig(who))
+            .await
+    }
+
+    async fn start_controller_with(&self, kubeconfig: PathBuf) -> anyhow::Result<Process> {
         let launch = Launch::new(Role::Controller)
             .env("KUBECONFIG", kubeconfig.display())
             .flag("--public-url", self.public_url()?)
             .flag("--operator-namespace", &self.operator.namespace)
             .flag("--watch-namespace", &self.users.namespace)
             .args(&self.options.controller);
-        let controller = Process::start(launch).await?;
-        controller.ready(READY).await?;
-        self.controller = Some(controller);
-        Ok(())
+        Process::start(launch).await
     }
 
     /// The running controller.

@@ -21,6 +21,7 @@ mod hardness;
 mod journal;
 mod keyrings;
 mod kill;
+mod leadership;
 mod links;
 mod needs;
 mod outage;
