@@ -6,10 +6,12 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, PostParams};
 
 use super::error::{ClusterError, within};
-use crate::resources::keyring::{Keyring, KeyringError};
+use crate::resources::account::AccountName;
+use crate::resources::keyring::{ACCOUNT, Keyring, KeyringError};
 
 /// How long one call may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -92,6 +94,8 @@ fn pick(found: &Secret, name: &str, key: &str) -> Result<Vec<u8>, ValueError> {
 pub struct StoredKeyring {
     /// The keyring.
     pub keyring: Keyring,
+    /// The account that its requests are sent to.
+    pub account: Option<AccountName>,
     /// What a replacement must name.
     pub resource_version: Option<String>,
 }
@@ -118,14 +122,22 @@ pub async fn keyring(secrets: &Api<Secret>, uid: &str) -> Result<Option<StoredKe
     let Some(secret) = get(secrets, &name).await? else {
         return Ok(None);
     };
-    let keyring = Keyring::from_secret(&secret).map_err(|e| ReadError::Damaged(name, e))?;
+    let damaged = |e| ReadError::Damaged(name.clone(), e);
+    let keyring = Keyring::from_secret(&secret).map_err(damaged)?;
+    let account = secret
+        .annotations()
+        .get(ACCOUNT)
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|_| damaged(KeyringError::Unreadable(format!("annotation {ACCOUNT}"))))?;
     Ok(Some(StoredKeyring {
         keyring,
+        account,
         resource_version: secret.metadata.resource_version,
     }))
 }
 
-/// Writes a keyring: creates it, or replaces the one that was read.
+/// Writes a keyring and the account that its requests are sent to: creates it, or replaces the one that was read.
 ///
 /// # Errors
 /// [`ClusterError::Conflict`] or [`ClusterError::AlreadyExists`] when somebody else wrote in between.
@@ -133,9 +145,13 @@ pub async fn store(
     secrets: &Api<Secret>,
     namespace: &str,
     keyring: &Keyring,
+    account: &AccountName,
     read_at: Option<&str>,
 ) -> Result<StoredKeyring, ClusterError> {
     let mut secret = keyring.to_secret(namespace);
+    secret
+        .annotations_mut()
+        .insert(ACCOUNT.to_owned(), account.to_string());
     let parameters = PostParams {
         field_manager: Some(crate::resources::CONTROLLER_MANAGER.to_owned()),
         ..PostParams::default()
@@ -150,6 +166,7 @@ pub async fn store(
     };
     Ok(StoredKeyring {
         keyring: keyring.clone(),
+        account: Some(account.clone()),
         resource_version: written.metadata.resource_version,
     })
 }

@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use super::connection::{AccountKey, Connection, Wake};
+use super::connection::{Connection, Wake};
 use super::context::{Context, Slot};
 use crate::account::budget::Budget;
 use crate::account::report::{Problem, report};
@@ -19,7 +19,7 @@ use crate::cluster::secrets::{self, ValueError};
 use crate::cluster::{ClusterError, write};
 use crate::partner::http::{self, PartnerClient};
 use crate::partner::token::Credentials;
-use crate::resources::account::{ChektAccountSpec, WebhookCounts};
+use crate::resources::account::{AccountName, ChektAccountSpec, WebhookCounts};
 use crate::resources::reasons::Reason;
 use crate::resources::remote;
 use crate::resources::{CONTROLLER_MANAGER, ChektAccount};
@@ -55,11 +55,16 @@ pub async fn reconcile(
 }
 
 async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, ClusterError> {
-    let key = AccountKey {
+    let key = AccountName {
         namespace: account.namespace().unwrap_or_default(),
         name: account.name_any(),
     };
     let interval = interval(&account.spec.sync_interval);
+    if context.has_changed(&key, &account.spec.allowed_namespaces)
+        && context.wake.send(Wake::Everyone(key.clone())).is_err()
+    {
+        tracing::debug!("nobody is left to be woken");
+    }
     let slot = match connect(context, &key, &account.spec).await? {
         Ok(connection) => Slot::Connected(connection),
         Err(problem) => {
@@ -124,8 +129,8 @@ fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(1.0 - share / 10.0)
 }
 
-fn count(context: &Context, key: &AccountKey, connection: &Connection) -> WebhookCounts {
-    let webhooks = context.webhooks_of(key);
+fn count(context: &Context, key: &AccountName, connection: &Connection) -> WebhookCounts {
+    let webhooks = context.served_by(key);
     let ids: HashSet<String> = webhooks
         .iter()
         .filter_map(|w| w.status.as_ref()?.webhook_id.clone())
@@ -148,7 +153,7 @@ fn count(context: &Context, key: &AccountKey, connection: &Connection) -> Webhoo
 /// The connection of an account: the one there is, if it was made of the same things, else a new one.
 async fn connect(
     context: &Context,
-    key: &AccountKey,
+    key: &AccountName,
     spec: &ChektAccountSpec,
 ) -> Result<Result<Arc<Connection>, Problem>, ClusterError> {
     let base = match http::check(&spec.base_url, context.settings.allow_insecure_partner) {
@@ -201,7 +206,7 @@ async fn connect(
 
 async fn credentials(
     context: &Context,
-    key: &AccountKey,
+    key: &AccountName,
     spec: &ChektAccountSpec,
     base: &Url,
     made_of: &mut Sha256,

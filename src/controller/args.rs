@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::{ArgAction, Args};
 use url::Url;
 
+use crate::resources::account::AccountName;
 use crate::resources::remote::is_loopback;
 
 /// Flags of the controller.
@@ -29,6 +30,11 @@ pub struct ControllerArgs {
         value_delimiter = ','
     )]
     pub watch_namespaces: Vec<String>,
+
+    /// The account of webhooks that name none and whose namespace has no account `default`. It must allow their
+    /// namespaces (spec.allowedNamespaces).
+    #[arg(long, env = "CHEKT_DEFAULT_ACCOUNT", value_name = "NAMESPACE/NAME")]
+    pub default_account: Option<AccountName>,
 
     /// Where /healthz, /readyz and /metrics are served; port 0 takes a free one.
     #[arg(
@@ -90,6 +96,8 @@ pub struct Settings {
     pub operator_namespace: String,
     /// What is looked after; empty: everything.
     pub watch_namespaces: Vec<String>,
+    /// The account of webhooks that name none and have none.
+    pub default_account: Option<AccountName>,
     /// Whether a plain http partner is allowed.
     pub allow_insecure_partner: bool,
     /// How the leader is elected; `None`: this process leads, since it is the only one.
@@ -143,10 +151,20 @@ impl ControllerArgs {
             .collect();
         watch_namespaces.sort();
         watch_namespaces.dedup();
+        if let Some(account) = &self.default_account
+            && !watch_namespaces.is_empty()
+            && !watch_namespaces.contains(&account.namespace)
+        {
+            bail!(
+                "--default-account {account} is in a namespace that is not looked after: add --watch-namespace {}",
+                account.namespace
+            );
+        }
         Ok(Settings {
             public_url: url,
             operator_namespace: self.operator_namespace.clone(),
             watch_namespaces,
+            default_account: self.default_account.clone(),
             allow_insecure_partner: self.allow_insecure_partner,
             election: self.leader_elect.then(|| ElectionSettings {
                 lease_name: self.lease_name.clone(),
@@ -165,6 +183,7 @@ mod tests {
             public_url: url.to_owned(),
             operator_namespace: "ops".to_owned(),
             watch_namespaces: vec![],
+            default_account: None,
             ops_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             leader_elect: true,
             lease_name: "chekt-controller".to_owned(),
@@ -190,6 +209,24 @@ mod tests {
         };
         assert_eq!(watched(&["b", "a", "b"]), ["a", "b"]);
         assert!(watched(&[""]).is_empty());
+    }
+
+    #[test]
+    fn the_default_account_is_in_a_namespace_that_is_looked_after() {
+        let with = |watched: &[&str]| {
+            let args = ControllerArgs {
+                watch_namespaces: watched.iter().map(ToString::to_string).collect(),
+                default_account: Some("shared/main".parse().unwrap()),
+                ..args("https://a.example", false)
+            };
+            args.settle().map_err(|e| e.to_string())
+        };
+        assert!(with(&[]).is_ok() && with(&["team", "shared"]).is_ok());
+        assert!(
+            with(&["team"])
+                .unwrap_err()
+                .contains("add --watch-namespace shared")
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Lists are made by whoever needs one first; those who come meanwhile share it, and its failure too.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::account::report::Problem;
 use crate::account::roster::{Changes, Roster};
 use crate::partner::fault::{Kind, PartnerError};
 use crate::partner::http::PartnerClient;
+use crate::resources::account::AccountName;
 use crate::resources::reasons::Reason;
 
 /// How many failures in a row make an account not ready, if they are of a kind that passes.
@@ -20,29 +22,22 @@ const PATIENCE: u32 = 2;
 /// The first pause between two tries of an account that does not answer; it doubles.
 const FIRST: Duration = Duration::from_secs(2);
 
-/// Which account.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct AccountKey {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
 /// Who must look again.
 #[derive(Clone, Debug)]
 pub enum Wake {
     /// The webhooks that a list says something new of.
-    Concerned(AccountKey, Changes),
+    Concerned(AccountName, Changes),
     /// Every webhook of the account, and the account itself.
-    Everyone(AccountKey),
+    Everyone(AccountName),
+    /// The webhooks of these namespaces that use an account of another one.
+    Guests(HashSet<String>),
 }
 
 /// What the process holds of one account.
 #[derive(Debug)]
 pub struct Connection {
     /// Which account.
-    pub account: AccountKey,
+    pub account: AccountName,
     /// The client.
     pub client: PartnerClient,
     /// A digest of everything that the client was made of.
@@ -65,7 +60,7 @@ impl Connection {
     /// A connection that has listed nothing yet.
     #[must_use]
     pub fn new(
-        account: AccountKey,
+        account: AccountName,
         client: PartnerClient,
         made_of: [u8; 32],
         wake: UnboundedSender<Wake>,

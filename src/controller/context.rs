@@ -1,6 +1,7 @@
 //! What every pass is handed: the edges, the stores, and what the process remembers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -12,11 +13,14 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::args::Settings;
-use super::connection::{AccountKey, Connection, Wake};
+use super::connection::{Connection, Wake};
 use super::memory::Remembered;
 use super::metrics::Metrics;
+use super::namespaces::Namespaces;
 use crate::account::report::Problem;
+use crate::account::tenancy::{self, Permission};
 use crate::leadership::fence::Fence;
+use crate::resources::account::{AccountName, AllowedNamespaces};
 use crate::resources::{ChektAccount, ChektWebhook};
 use crate::webhook::identity;
 
@@ -35,13 +39,38 @@ pub struct Context {
     /// Every webhook, by watched namespace.
     pub webhooks: Vec<Store<ChektWebhook>>,
     /// Every account, by watched namespace.
-    pub accounts: Vec<Store<ChektAccount>>,
+    pub accounts: Vec<Accounts>,
+    /// The labels of namespaces.
+    pub namespaces: Namespaces,
     /// What every call to CHeKT must pass; writes to the API server pass it in the client.
     pub fence: Fence,
     /// Wakes webhooks.
     pub wake: UnboundedSender<Wake>,
-    connections: Mutex<HashMap<AccountKey, Slot>>,
+    connections: Mutex<HashMap<AccountName, Slot>>,
+    allowed: Mutex<HashMap<AccountName, AllowedNamespaces>>,
     memories: Mutex<HashMap<String, Arc<AsyncMutex<Remembered>>>>,
+}
+
+/// The accounts of one watched namespace.
+pub struct Accounts {
+    /// Which namespace; `None`: all.
+    pub namespace: Option<String>,
+    /// What the watch has shown.
+    pub store: Store<ChektAccount>,
+    /// Whether that is all there is.
+    pub listed: Arc<AtomicBool>,
+}
+
+/// An account, as far as the stores know.
+pub enum Known {
+    /// It is there.
+    There(Arc<ChektAccount>),
+    /// It is not.
+    Absent,
+    /// Its namespace was not listed yet.
+    NotYet,
+    /// Its namespace is not looked after.
+    NotWatched,
 }
 
 /// What became of an account.
@@ -74,11 +103,13 @@ impl Context {
         metrics: Metrics,
         recorder: Recorder,
         fence: Fence,
-        stores: (Vec<Store<ChektWebhook>>, Vec<Store<ChektAccount>>),
+        stores: (Vec<Store<ChektWebhook>>, Vec<Accounts>),
         wake: UnboundedSender<Wake>,
     ) -> Self {
         let (webhooks, accounts) = stores;
         let (connections, memories) = (Mutex::default(), Mutex::default());
+        let allowed = Mutex::default();
+        let namespaces = Namespaces::new(settings.watch_namespaces.is_empty());
         let started = Instant::now();
         Context {
             client,
@@ -88,9 +119,11 @@ impl Context {
             recorder,
             webhooks,
             accounts,
+            namespaces,
             fence,
             wake,
             connections,
+            allowed,
             memories,
         }
     }
@@ -109,7 +142,7 @@ impl Context {
 
     /// What became of an account; `None` before its first pass.
     #[must_use]
-    pub fn slot(&self, key: &AccountKey) -> Option<Slot> {
+    pub fn slot(&self, key: &AccountName) -> Option<Slot> {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -118,7 +151,7 @@ impl Context {
     }
 
     /// Notes what became of an account. Returns what was noted before.
-    pub fn set_slot(&self, key: AccountKey, slot: Slot) -> Option<Slot> {
+    pub fn set_slot(&self, key: AccountName, slot: Slot) -> Option<Slot> {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -140,22 +173,123 @@ impl Context {
             .remove(uid);
     }
 
-    /// Whether an account exists, as far as the stores know.
-    #[must_use]
-    pub fn account_exists(&self, key: &AccountKey) -> bool {
-        let object = ObjectRef::new(&key.name).within(&key.namespace);
-        self.accounts
-            .iter()
-            .any(|store| store.get(&object).is_some())
+    /// Notes whom an account allows. Returns whether that is news.
+    pub fn has_changed(&self, key: &AccountName, allowed: &AllowedNamespaces) -> bool {
+        let mut known = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(key) {
+            Some(old) if old == allowed => false,
+            Some(_) | None => known.insert(key.clone(), allowed.clone()).is_some(),
+        }
     }
 
-    /// The webhooks of an account, as far as the stores know.
+    /// An account, as far as the stores know.
     #[must_use]
-    pub fn webhooks_of(&self, key: &AccountKey) -> Vec<Arc<ChektWebhook>> {
-        let of = |w: &ChektWebhook| account_of(w) == *key;
+    pub fn account(&self, key: &AccountName) -> Known {
+        let watched = |a: &&Accounts| a.namespace.as_ref().is_none_or(|n| *n == key.namespace);
+        let Some(accounts) = self.accounts.iter().find(watched) else {
+            return Known::NotWatched;
+        };
+        // First the flag: what comes in between is in the store.
+        let listed = accounts.listed.load(Ordering::Acquire);
+        let object = ObjectRef::new(&key.name).within(&key.namespace);
+        match accounts.store.get(&object) {
+            Some(account) => Known::There(account),
+            None if listed => Known::Absent,
+            None => Known::NotYet,
+        }
+    }
+
+    /// The account that a webhook is to use. `on_record`: the one that it is with.
+    #[must_use]
+    pub fn choose(&self, webhook: &ChektWebhook, on_record: Option<&AccountName>) -> AccountName {
+        let namespace = webhook.namespace().unwrap_or_default();
+        let shared = self.settings.default_account.as_ref();
+        let may_exist =
+            |own: &AccountName| matches!(self.account(own), Known::There(_) | Known::NotYet);
+        tenancy::choose(
+            &webhook.spec.account_ref,
+            &namespace,
+            shared,
+            on_record,
+            may_exist,
+        )
+    }
+
+    /// The account that a webhook is with, else the one that it is to use, as far as the stores know.
+    #[must_use]
+    pub fn account_of(&self, webhook: &ChektWebhook) -> AccountName {
+        on_record(webhook).unwrap_or_else(|| self.choose(webhook, None))
+    }
+
+    /// Whether a webhook may use an account that exists.
+    #[must_use]
+    pub fn permits(
+        &self,
+        account: &ChektAccount,
+        key: &AccountName,
+        namespace: &str,
+    ) -> Permission {
+        let allowed = &account.spec.allowed_namespaces;
+        tenancy::permits(key, allowed, namespace, || {
+            self.namespaces.labels(namespace)
+        })
+    }
+
+    /// The webhooks that use an account or would like to, as far as the stores know.
+    #[must_use]
+    pub fn webhooks_of(&self, key: &AccountName) -> Vec<Arc<ChektWebhook>> {
         self.webhooks
             .iter()
-            .flat_map(|store| store.state_filter(of))
+            .flat_map(|store| store.state_filter(|w: &ChektWebhook| self.account_of(w) == *key))
+            .collect()
+    }
+
+    /// The webhooks that an account serves: those that are with it, and those that may be. One that may not must not
+    /// stand in the way of one that may.
+    #[must_use]
+    pub fn served_by(&self, key: &AccountName) -> Vec<Arc<ChektWebhook>> {
+        let mut webhooks = self.webhooks_of(key);
+        webhooks.retain(|w| self.serves(key, w));
+        webhooks
+    }
+
+    /// Whether an account serves a webhook that uses it or would like to.
+    fn serves(&self, key: &AccountName, webhook: &ChektWebhook) -> bool {
+        let namespace = webhook.namespace().unwrap_or_default();
+        namespace == key.namespace
+            || on_record(webhook).is_some()
+            || match self.account(key) {
+                Known::There(account) => {
+                    self.permits(&account, key, &namespace) == Permission::Granted
+                }
+                Known::Absent | Known::NotYet | Known::NotWatched => false,
+            }
+    }
+
+    /// The webhooks of an account that may have the same url as `webhook`. Two derived urls are never the same, which
+    /// is looked at first: most urls are derived.
+    #[must_use]
+    pub fn rivals(&self, key: &AccountName, webhook: &ChektWebhook) -> Vec<Arc<ChektWebhook>> {
+        let given = webhook.spec.url.is_some();
+        let rival = |w: &ChektWebhook| {
+            (given || w.spec.url.is_some()) && self.account_of(w) == *key && self.serves(key, w)
+        };
+        self.webhooks
+            .iter()
+            .flat_map(|store| store.state_filter(rival))
+            .collect()
+    }
+
+    /// The webhooks of some namespaces whose account is in another one.
+    #[must_use]
+    pub fn guests(&self, namespaces: &HashSet<String>) -> Vec<Arc<ChektWebhook>> {
+        let guest = |w: &ChektWebhook| {
+            let namespace = w.namespace().unwrap_or_default();
+            namespaces.contains(&namespace) && self.account_of(w).namespace != namespace
+        };
+        self.webhooks
+            .iter()
+            .flat_map(|store| store.state_filter(guest))
             .collect()
     }
 
@@ -177,11 +311,7 @@ impl Context {
     }
 }
 
-/// The account that a webhook names.
-#[must_use]
-pub fn account_of(webhook: &ChektWebhook) -> AccountKey {
-    AccountKey {
-        namespace: webhook.namespace().unwrap_or_default(),
-        name: webhook.spec.account_ref.name.clone(),
-    }
+/// The account that a webhook is with, as its status says. Only the keyring is believed where credentials are at stake.
+fn on_record(webhook: &ChektWebhook) -> Option<AccountName> {
+    webhook.status.as_ref()?.account.as_ref()?.parse().ok()
 }

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use super::connection::{AccountKey, Connection};
-use super::context::{Context, Slot, account_of};
+use super::connection::Connection;
+use super::context::{Context, Known, Slot};
 use super::memory::Remembered;
+use crate::account::tenancy::{self, Permission};
 use crate::cluster::ClusterError;
 use crate::cluster::secrets::{self, ReadError, StoredKeyring, ValueError};
+use crate::resources::account::AccountName;
 use crate::resources::conditions;
 use crate::resources::keyring::{SigningSecret, WebhookIdentity};
 use crate::resources::reasons::Reason;
@@ -67,13 +69,18 @@ pub async fn gather(
         None => secrets::keyring(&context.keyrings(), &uid).await?,
     };
     let secret = wanted_secret(context, webhook, &namespace).await?;
-    let key = account_of(webhook);
-    let (account, connection) = account(context, &key, webhook.meta().deletion_timestamp.is_some());
+    let deleting = webhook.meta().deletion_timestamp.is_some();
+    let bound = stored.as_ref().and_then(|s| s.account.as_ref());
+    let chosen = context.choose(webhook, bound);
+    let (account, connection) = account(context, &chosen, bound, &namespace, deleting);
+    let account_name = bound.unwrap_or(&chosen).clone();
     let status = webhook.status.clone().unwrap_or_default();
     let recorded_id = memory
         .webhook_id
         .clone()
-        .or_else(|| status.webhook_id.clone());
+        .or_else(|| status.webhook_id.clone())
+        // Without a keyring nothing says whose the id is, and with a guest it could be made up.
+        .filter(|_| bound.is_some() || account_name.namespace == namespace);
     let url = context.wanted_url(webhook);
     let now = Instant::now();
     let roster = connection.as_ref().map_or_else(RosterView::default, |c| {
@@ -87,15 +94,16 @@ pub async fn gather(
         },
         generation: webhook.meta().generation.unwrap_or_default(),
         spec: webhook.spec.clone(),
-        deleting: webhook.meta().deletion_timestamp.is_some(),
+        deleting,
         finalizer: webhook.finalizers().iter().any(|f| f == FINALIZER),
         reconcile_requested: webhook.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
         status,
         now: conditions::whole_seconds(Timestamp::now()),
         received_here: remote::same(&url, &context.derived_url(webhook)),
         derived: webhook.spec.url.is_none(),
-        claimed_by: claimed_by(context, webhook, &url),
+        claimed_by: claimed_by(context, webhook, &account_name, &url),
         url,
+        account_name,
         account,
         secret,
         keyring: stored.as_ref().map(|s| s.keyring.clone()),
@@ -110,15 +118,32 @@ pub async fn gather(
     })
 }
 
-/// The account of a webhook, and the connection to it. A webhook that is being deleted may use the connection of an
+/// The account of a webhook, and the connection to it. `chosen` is the account that the webhook is to use, `bound` the
+/// one that it is with.
+///
+/// A webhook that is being deleted needs no permission for what was made with one. And it may use the connection of an
 /// account that is gone, or whose Secret is: what was held in memory is the last chance to delete it at CHeKT.
 fn account(
     context: &Context,
-    key: &AccountKey,
+    chosen: &AccountName,
+    bound: Option<&AccountName>,
+    namespace: &str,
     deleting: bool,
 ) -> (AccountView, Option<Arc<Connection>>) {
+    let key = bound.unwrap_or(chosen);
+    let known = context.account(key);
+    if !(deleting && bound.is_some())
+        && let Some(view) = without_permission(context, chosen, bound, namespace)
+    {
+        return (view, None);
+    }
     let not_ready = |message: &str| {
-        let message = format!("ChektAccount {} is not ready: {message}", key.name);
+        let place = if key.namespace == namespace {
+            String::new()
+        } else {
+            format!(" in namespace {}", key.namespace)
+        };
+        let message = format!("ChektAccount {}{place} is not ready: {message}", key.name);
         AccountView::NotReady(Reason::AccountNotReady, message)
     };
     let through = |connection: &Arc<Connection>| {
@@ -127,15 +152,14 @@ fn account(
             .map_or(AccountView::Ready, |p| not_ready(&p.message));
         (view, Some(Arc::clone(connection)))
     };
-    let exists = context.account_exists(key);
     let slot = context.slot(key);
     let last = slot.as_ref().and_then(Slot::last_connection);
-    match (&slot, last) {
-        (Some(Slot::Connected(connection)), _) if exists => through(connection),
-        (_, Some(connection)) if deleting => through(connection),
-        (Some(Slot::Broken(problem, _)), _) if exists => (not_ready(&problem.message), None),
-        (_, _) if exists => (AccountView::Unknown, None),
-        (_, _) => {
+    match (known, &slot, last) {
+        (Known::There(_), Some(Slot::Connected(connection)), _) => through(connection),
+        (_, _, Some(connection)) if deleting => through(connection),
+        (Known::There(_), Some(Slot::Broken(problem, _)), _) => (not_ready(&problem.message), None),
+        (Known::There(_), None, _) | (Known::NotYet, _, _) => (AccountView::Unknown, None),
+        (Known::Absent | Known::NotWatched, _, _) => {
             let message = format!(
                 "ChektAccount {} does not exist in namespace {}: create it, or name another one in spec.accountRef",
                 key.name, key.namespace
@@ -145,6 +169,39 @@ fn account(
                 None,
             )
         }
+    }
+}
+
+/// Why a webhook may not use the account that is chosen for it, if so.
+fn without_permission(
+    context: &Context,
+    chosen: &AccountName,
+    bound: Option<&AccountName>,
+    namespace: &str,
+) -> Option<AccountView> {
+    if let Some(bound) = bound.filter(|bound| *bound != chosen) {
+        let message = format!(
+            "this webhook was made with ChektAccount {} in namespace {} and does not move: write that into spec.accountRef, or create another ChektWebhook with the new account and then delete this one",
+            bound.name, bound.namespace
+        );
+        return Some(AccountView::NotReady(Reason::AccountChanged, message));
+    }
+    if chosen.namespace == namespace {
+        return None;
+    }
+    let refused = |message: String| Some(AccountView::NotReady(Reason::AccountNotAllowed, message));
+    match context.account(chosen) {
+        Known::There(account) => match context.permits(&account, chosen, namespace) {
+            Permission::Granted => None,
+            Permission::NotYet => Some(AccountView::Unknown),
+            Permission::Refused(message) => refused(message),
+        },
+        Known::NotYet => Some(AccountView::Unknown),
+        Known::Absent => refused(tenancy::not_for(chosen, namespace)),
+        Known::NotWatched => refused(format!(
+            "namespace {} is not looked after by this operator, so its accounts cannot be used: name an account of another namespace in spec.accountRef, or run the controller with --watch-namespace {0} too",
+            chosen.namespace
+        )),
     }
 }
 
@@ -200,19 +257,22 @@ fn view(connection: &Connection, recorded: Option<&str>, url: &str, now: Instant
     }
 }
 
-/// The older webhook of the same account that has the same url. Two derived urls are never the same.
-fn claimed_by(context: &Context, webhook: &ChektWebhook, url: &str) -> Option<String> {
-    let given = webhook.spec.url.is_some();
+/// The older webhook of the same account that has the same url.
+fn claimed_by(
+    context: &Context,
+    webhook: &ChektWebhook,
+    account: &AccountName,
+    url: &str,
+) -> Option<String> {
     let claim = |w: &ChektWebhook| Claim {
         created: w.creation_timestamp().map(|t| t.0),
         unmade: w.status.as_ref().is_none_or(|s| s.webhook_id.is_none()),
         uid: w.uid(),
     };
     let mine = claim(webhook);
-    let others = context.webhooks_of(&account_of(webhook));
+    let others = context.rivals(account, webhook);
     let older = others.iter().find(|other| {
-        (given || other.spec.url.is_some())
-            && other.uid() != webhook.uid()
+        other.uid() != webhook.uid()
             && claim(other) < mine
             && remote::same(&context.wanted_url(other), url)
     })?;

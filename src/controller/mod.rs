@@ -16,6 +16,7 @@ pub mod gather;
 pub mod leader;
 pub mod memory;
 pub mod metrics;
+pub mod namespaces;
 pub mod perform;
 pub mod transitions;
 pub mod triggers;

@@ -161,7 +161,9 @@ async fn keyring(
     let keyring = rotation::apply(change, world, &entropy)?;
     let namespace = &context.settings.operator_namespace;
     let version = gathered.keyring_version.as_deref();
-    let stored = secrets::store(&context.keyrings(), namespace, &keyring, version).await?;
+    let account = &world.account_name;
+    let keyrings = context.keyrings();
+    let stored = secrets::store(&keyrings, namespace, &keyring, account, version).await?;
     memory.attempt = Attempt::Open;
     let noted = stored.keyring.test != world.keyring.as_ref().and_then(|k| k.test.clone());
     if noted {

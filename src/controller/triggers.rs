@@ -7,10 +7,12 @@
 //! | a Secret, as metadata only | the webhooks and accounts that name it |
 //! | a keyring, as metadata only | its webhook |
 //! | the roster | the webhooks whose id or url is concerned |
+//! | whom an account allows | its webhooks, and those that would like to be |
+//! | the labels of a namespace, once a selector asks for them | its webhooks that use an account of another namespace |
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -28,11 +30,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::Settings;
 use super::connection::Wake;
-use super::context::Context;
+use super::context::{Accounts, Context};
 use super::metrics::Metrics;
-use super::{account, namespaced, webhook};
+use super::{account, namespaced, namespaces, webhook};
+use crate::account::roster::Changes;
 use crate::leadership::fence::Fence;
 use crate::ops::health::Gate;
+use crate::resources::account::AccountName;
 use crate::resources::keyring::{LABEL, WEBHOOK_NAME, WEBHOOK_NAMESPACE};
 use crate::resources::remote::canonical;
 use crate::resources::{ChektAccount, ChektWebhook};
@@ -57,6 +61,8 @@ struct Watched {
 /// A watch of one kind in one namespace, and the store that it fills.
 struct Watch<K: kube::Resource<DynamicType = ()> + Clone + 'static> {
     store: Store<K>,
+    /// Whether the store has been complete at least once.
+    complete: Arc<AtomicBool>,
     events: BoxStream<'static, Result<watcher::Event<K>, watcher::Error>>,
 }
 
@@ -93,6 +99,8 @@ where
         let (store, writer) = reflector::store();
         let api: Api<K> = namespaced(client, namespace);
         let mut first = Some(listed);
+        let complete = Arc::new(AtomicBool::new(false));
+        let is_complete = Arc::clone(&complete);
         let events = watcher(api, watcher::Config::default())
             .default_backoff()
             .reflect(writer)
@@ -100,11 +108,16 @@ where
                 if matches!(event, watcher::Event::InitDone)
                     && let Some(listed) = first.take()
                 {
+                    is_complete.store(true, Ordering::Release);
                     listed.one();
                 }
             })
             .boxed();
-        Watch { store, events }
+        Watch {
+            store,
+            complete,
+            events,
+        }
     }
 
     /// Fills the store, and does nothing else.
@@ -118,7 +131,11 @@ where
 
     /// A controller over all that is in the store, and whatever changes from now on.
     fn into_controller(self) -> Controller<K> {
-        let Watch { store, events } = self;
+        let Watch {
+            store,
+            complete: _,
+            events,
+        } = self;
         let begin = futures::stream::iter(store.state()).map(Ok);
         let state = store.clone();
         // At the end of a list everything is looked at: its beginning may have gone by while the process stood by.
@@ -179,7 +196,12 @@ pub async fn run(
     end: CancellationToken,
 ) -> anyhow::Result<()> {
     let webhook_stores = watched.iter().map(|w| w.webhooks.store.clone()).collect();
-    let account_stores = watched.iter().map(|w| w.accounts.store.clone()).collect();
+    let accounts_of = |w: &Watched| Accounts {
+        namespace: w.namespace.clone(),
+        store: w.accounts.store.clone(),
+        listed: Arc::clone(&w.accounts.complete),
+    };
+    let account_stores = watched.iter().map(accounts_of).collect();
     let reporter = Reporter {
         controller: "chekt.com/controller".to_owned(),
         instance: std::env::var("HOSTNAME").ok(),
@@ -223,6 +245,7 @@ pub async fn run(
             &end,
         );
     }
+    tasks.spawn(namespaces::keep(Arc::clone(&context), end.clone()));
     tasks.spawn(ring(context, woken, bells, end.clone()));
     tokio::select! {
         // The end first: when it comes, tasks end because of it.
@@ -338,40 +361,51 @@ async fn ring(
             wake = woken.recv() => wake,
             () = end.cancelled() => return,
         };
-        let (account, concerned) = match wake {
-            None => return,
-            Some(Wake::Everyone(account)) => (account, None),
-            Some(Wake::Concerned(account, changes)) => (account, Some(changes)),
-        };
-        let Some(bell) = bells
-            .iter()
-            .find(|b| b.namespace.as_ref().is_none_or(|n| *n == account.namespace))
-        else {
-            continue;
-        };
-        if concerned.is_none() {
-            let object = ObjectRef::new(&account.name).within(&account.namespace);
-            if bell.accounts.send(object).is_err() {
-                return;
+        let Some(wake) = wake else { return };
+        let concerned = match wake {
+            Wake::Everyone(account) => {
+                let object = ObjectRef::new(&account.name).within(&account.namespace);
+                let bell = bell_of(&bells, &account.namespace);
+                if bell.is_some_and(|b| b.accounts.send(object).is_err()) {
+                    return;
+                }
+                context.webhooks_of(&account)
             }
-        }
-        let ids: Option<HashSet<&String>> = concerned.as_ref().map(|c| c.ids.iter().collect());
-        let urls: HashSet<String> = concerned
-            .iter()
-            .flat_map(|c| &c.urls)
-            .map(|u| canonical(u))
-            .collect();
-        for webhook in context.webhooks_of(&account) {
-            let id = webhook.status.as_ref().and_then(|s| s.webhook_id.as_ref());
-            let is = ids.as_ref().is_none_or(|ids| {
-                id.is_some_and(|id| ids.contains(id))
-                    || urls.contains(&canonical(&context.wanted_url(&webhook)))
-            });
-            if is && bell.webhooks.send(ObjectRef::from_obj(&*webhook)).is_err() {
+            Wake::Concerned(account, changes) => concerned(&context, &account, &changes),
+            Wake::Guests(namespaces) => context.guests(&namespaces),
+        };
+        for webhook in concerned {
+            let namespace = webhook.namespace().unwrap_or_default();
+            let object = ObjectRef::from_obj(&*webhook);
+            if bell_of(&bells, &namespace).is_some_and(|b| b.webhooks.send(object).is_err()) {
                 return;
             }
         }
     }
+}
+
+/// The bell of a namespace.
+fn bell_of<'a>(bells: &'a [Bell], namespace: &str) -> Option<&'a Bell> {
+    bells
+        .iter()
+        .find(|b| b.namespace.as_ref().is_none_or(|n| n == namespace))
+}
+
+/// The webhooks of an account that a list says something new of.
+fn concerned(
+    context: &Context,
+    account: &AccountName,
+    changes: &Changes,
+) -> Vec<Arc<ChektWebhook>> {
+    let ids: HashSet<&String> = changes.ids.iter().collect();
+    let urls: HashSet<String> = changes.urls.iter().map(|u| canonical(u)).collect();
+    let mut webhooks = context.webhooks_of(account);
+    webhooks.retain(|webhook| {
+        let id = webhook.status.as_ref().and_then(|s| s.webhook_id.as_ref());
+        id.is_some_and(|id| ids.contains(id))
+            || urls.contains(&canonical(&context.wanted_url(webhook)))
+    });
+    webhooks
 }
 
 fn webhooks_naming(

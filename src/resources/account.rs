@@ -1,6 +1,9 @@
 //! `ChektAccount`: where CHeKT is, who we are there, and how often we may ask.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use std::fmt;
+use std::str::FromStr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -84,6 +87,81 @@ pub struct ChektAccountSpec {
     /// How many requests the account may make. CHeKT's free tier allows 60 a minute.
     #[serde(default)]
     pub rate_limit: RateLimit,
+
+    /// Which namespaces may have webhooks that use this account. Its own namespace always may.
+    ///
+    /// A webhook of such a namespace may take over every remote webhook of the account whose url it names.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("(self.from == 'Selector') == has(self.selector)")
+        .message("selector goes with from: Selector and with nothing else: write {from: Selector, selector: {matchLabels: {name: value}}}, or leave selector out"))]
+    pub allowed_namespaces: AllowedNamespaces,
+}
+
+/// Which namespaces may have webhooks that use an account.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AllowedNamespaces {
+    /// `Same`: only the account's own namespace. `All`: every namespace that the operator looks after. `Selector`:
+    /// those whose labels the selector matches. Default: `Same`.
+    #[serde(default)]
+    pub from: NamespacesFrom,
+
+    /// The labels that a namespace must have. Only with `from: Selector`, and only where the operator looks after
+    /// all namespaces.
+    ///
+    /// Example: `{matchLabels: {chekt: shared}}`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+/// Where webhooks that use an account may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum NamespacesFrom {
+    /// In the account's own namespace.
+    #[default]
+    Same,
+    /// In every namespace that the operator looks after.
+    All,
+    /// In namespaces whose labels a selector matches.
+    Selector,
+}
+
+/// Which account: its namespace and its name, written `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for AccountName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A text that names no account.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} names no account: write NAMESPACE/NAME, such as chekt-system/default")]
+pub struct NoAccountName(String);
+
+impl FromStr for AccountName {
+    type Err = NoAccountName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
+                Ok(AccountName {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                })
+            }
+            Some(_) | None => Err(NoAccountName(text.to_owned())),
+        }
+    }
 }
 
 /// How the operator proves who it is.

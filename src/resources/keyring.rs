@@ -30,6 +30,9 @@ pub const WEBHOOK_NAMESPACE: &str = "chekt.com/webhook-namespace";
 pub const WEBHOOK_NAME: &str = "chekt.com/webhook-name";
 /// Annotation with the uid of the webhook.
 pub const WEBHOOK_UID: &str = "chekt.com/webhook-uid";
+/// Annotation with the account that requests for the webhook are sent to, as `namespace/name`. It is here and not only
+/// in a status because it decides which account's credentials may delete an id.
+pub const ACCOUNT: &str = "chekt.com/account";
 
 /// The webhook that a keyring belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

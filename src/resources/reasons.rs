@@ -46,6 +46,8 @@ reasons! {
     ReceivedElsewhere: "Deliveries go to a url that is not this operator's, so it cannot see them.",
     EventsWaiting: "Deliveries that were acknowledged wait for longer than a minute to become Events; none of them is lost.",
     AccountNotFound: "The account does not exist.",
+    AccountNotAllowed: "The account does not exist or does not allow the namespace of the webhook.",
+    AccountChanged: "The webhook was made with another account, and a webhook does not move.",
     AccountNotReady: "The account is not ready; see its own conditions.",
     SecretNotFound: "The Secret, or the key in it, does not exist.",
     SecretNotUsable: "The secret cannot be used.",

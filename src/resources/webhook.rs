@@ -37,7 +37,10 @@ use super::account::SecretKeyRef;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ChektWebhookSpec {
-    /// The account, in the same namespace. Default: the account named `default`.
+    /// The account. Default: the account named `default` of this namespace, else the operator's own default account
+    /// (--default-account) if that allows this namespace.
+    ///
+    /// Once something was sent to CHeKT, the webhook stays with its account.
     #[serde(default = "default_account")]
     pub account_ref: AccountRef,
 
@@ -98,12 +101,17 @@ pub struct ChektWebhookSpec {
     pub suspend: bool,
 }
 
-/// A `ChektAccount` of the same namespace.
+/// A `ChektAccount`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AccountRef {
     /// Name of the account.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+
+    /// Namespace of the account, whose spec.allowedNamespaces must allow this one. Default: this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
 }
 
 /// What happens to the remote webhook when the object is deleted.
@@ -170,6 +178,10 @@ pub struct ChektWebhookStatus {
     /// The generation of the spec that this status speaks of; -1 before the operator has seen the webhook.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+
+    /// The account that the webhook is with, as namespace/name; absent before anything was sent to CHeKT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
 
     /// The id that CHeKT gave to the remote webhook.
     #[serde(default, rename = "webhookID", skip_serializing_if = "Option::is_none")]
@@ -300,6 +312,7 @@ fn five_minutes() -> String {
 fn default_account() -> AccountRef {
     AccountRef {
         name: super::DEFAULT_ACCOUNT.to_owned(),
+        namespace: None,
     }
 }
 

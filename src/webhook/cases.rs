@@ -64,6 +64,7 @@ fn fresh() -> World {
         url: URL.to_owned(),
         derived: true,
         received_here: true,
+        account_name: "security/default".parse().unwrap(),
         account: AccountView::Ready,
         claimed_by: None,
         secret: WantedSecret::Generated,
@@ -379,6 +380,34 @@ fn what_another_webhook_keeps_is_neither_put_on_record_nor_deleted() {
         w.memory.attempt = Attempt::Open;
     });
     assert!(matches!(plan(&own), Step::Delete(id, _) if id == "w1"));
+}
+
+#[test]
+fn without_permission_nothing_is_sent_and_nothing_is_taken_away() {
+    let lost = |w: &mut World| {
+        w.account = AccountView::NotReady(Reason::AccountNotAllowed, "not for you".into());
+        w.roster = RosterView::default();
+    };
+    let world = with(in_sync(), |w| {
+        lost(w);
+        w.spec.events.push("site.armed".into());
+    });
+    let step = plan(&world);
+    assert_eq!(
+        because(step.clone()),
+        Because::Lacking(Reason::AccountNotAllowed, "not for you".into())
+    );
+    let status = report(&world, &step);
+    assert_eq!(status.webhook_id, world.recorded_id);
+    assert_eq!(status.account.as_deref(), Some("security/default"));
+    // And where nothing was ever sent, nothing is claimed and nothing holds a deletion up.
+    let world = with(fresh(), lost);
+    assert_eq!(report(&world, &plan(&world)).account, None);
+    let world = with(fresh(), |w| {
+        lost(w);
+        w.deleting = true;
+    });
+    assert!(matches!(plan(&world), Step::ReleaseFinalizer(_)));
 }
 
 #[test]

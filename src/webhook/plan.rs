@@ -37,6 +37,10 @@ pub const SPREAD: Duration = Duration::from_secs(1);
 /// How often a webhook whose url is claimed looks whether the other one has gone: nothing else would tell it.
 pub const CLAIM: Duration = Duration::from_secs(15);
 
+/// How soon a webhook looks again whose account, or the right to use it, is not known yet. Whatever makes it known wakes
+/// the webhook too; this is for what was known in between.
+pub const START: Duration = Duration::from_secs(1);
+
 /// How many PATCHes without effect are enough to stop.
 pub const PATIENCE: u32 = 2;
 
@@ -149,7 +153,7 @@ fn wanted(world: &World, keyring: &Keyring) -> Step {
 pub(super) fn without_account(world: &World) -> Option<Step> {
     match &world.account {
         AccountView::Ready => None,
-        AccountView::Unknown => Some(rest(Because::Starting, None)),
+        AccountView::Unknown => Some(rest(Because::Starting, Some(START))),
         AccountView::NotReady(reason, message) => {
             Some(rest(Because::Lacking(*reason, message.clone()), None))
         }

@@ -30,6 +30,10 @@ pub fn report(world: &World, step: &Step) -> ChektWebhookStatus {
         matches!(step, Step::Rest(_)) && world.reconcile_requested == world.memory.listed_for;
     ChektWebhookStatus {
         observed_generation: Some(world.generation),
+        account: match &world.keyring {
+            Some(_) => Some(world.account_name.to_string()),
+            None => old.account.clone(),
+        },
         webhook_id: target
             .map(|t| t.id.clone())
             .or_else(|| world.recorded_id.clone()),

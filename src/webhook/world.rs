@@ -8,6 +8,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 
 use super::health::Attempted;
+use crate::resources::account::AccountName;
 use crate::resources::keyring::{Keyring, SigningSecret, WebhookIdentity};
 use crate::resources::reasons::Reason;
 use crate::resources::remote::RemoteWebhook;
@@ -42,7 +43,9 @@ pub struct World {
     pub derived: bool,
     /// Whether it leads to our own receiver, so that a delivery can be seen.
     pub received_here: bool,
-    /// The account.
+    /// Which account it is with.
+    pub account_name: AccountName,
+    /// That account.
     pub account: AccountView,
     /// An older webhook, as `namespace/name`, that has the same url.
     pub claimed_by: Option<String>,

@@ -37,4 +37,5 @@ mod resources;
 mod rings;
 mod sandbox;
 mod storm;
+mod tenancy;
 mod tls;

@@ -96,6 +96,14 @@ async fn a_bad_account_is_refused_with_words_that_help() -> anyhow::Result<()> {
             "write 60s or 5m",
         ),
         (
+            json!({"auth": {"accessToken": token}, "allowedNamespaces": {"from": "Selector"}}),
+            "write {from: Selector, selector: {matchLabels: {name: value}}}",
+        ),
+        (
+            json!({"auth": {"accessToken": token}, "allowedNamespaces": {"selector": {}}}),
+            "or leave selector out",
+        ),
+        (
             json!({"auth": {"accessToken": token}, "rateLimit": {"requestsPerMinute": 0}}),
             "should be greater than or equal to 1",
         ),
@@ -141,6 +149,10 @@ async fn what_is_left_out_is_filled_in() -> anyhow::Result<()> {
     assert_eq!(
         account["spec"]["rateLimit"],
         json!({"requestsPerMinute": 60, "burst": 3})
+    );
+    assert_eq!(
+        account["spec"]["allowedNamespaces"],
+        json!({"from": "Same"})
     );
     Ok(())
 }
