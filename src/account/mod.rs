@@ -4,6 +4,7 @@
 //! are shared: one [`budget`] of requests, one [`roster`] of remote webhooks. Who may share them is [`tenancy`].
 
 pub mod budget;
+pub mod credentials;
 pub mod report;
 pub mod roster;
 pub mod tenancy;

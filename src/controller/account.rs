@@ -4,12 +4,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt};
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::connection::{Connection, Wake};
 use super::context::{Context, Slot};
@@ -17,9 +19,10 @@ use crate::account::budget::Budget;
 use crate::account::report::{Problem, report};
 use crate::cluster::secrets::{self, ValueError};
 use crate::cluster::{ClusterError, write};
+use crate::partner::assertion::{self, SigningKey};
 use crate::partner::http::{self, PartnerClient};
-use crate::partner::token::Credentials;
-use crate::resources::account::{AccountName, ChektAccountSpec, WebhookCounts};
+use crate::partner::token::{ClientGrant, Credentials, Proof};
+use crate::resources::account::{AccountName, Auth, ChektAccountSpec, WebhookCounts};
 use crate::resources::reasons::Reason;
 use crate::resources::remote;
 use crate::resources::{CONTROLLER_MANAGER, ChektAccount};
@@ -211,86 +214,131 @@ async fn credentials(
     base: &Url,
     made_of: &mut Sha256,
 ) -> Result<Result<Credentials, Problem>, ClusterError> {
+    let Auth {
+        access_token,
+        client_credentials,
+        private_key_jwt,
+    } = &spec.auth;
     let api = context.secrets(&key.namespace);
-    let mut text = async |name: &str, key: &str| -> Result<Result<String, Problem>, ClusterError> {
-        let bytes = match secrets::value(&api, name, key).await {
-            Ok(bytes) => bytes,
-            Err(ValueError::Cluster(error)) => return Err(error),
-            Err(why @ ValueError::Empty { .. }) => {
-                return Ok(Err(Problem {
-                    reason: Reason::SecretNotUsable,
-                    message: why.to_string(),
-                }));
-            }
-            Err(why) => {
-                return Ok(Err(Problem {
-                    reason: Reason::SecretNotFound,
-                    message: why.to_string(),
-                }));
-            }
+    let endpoint = |field: &str, url: Option<&str>| {
+        let url = match url {
+            None => base
+                .join("/oauth/token")
+                .map_err(|_| http::ClientError::Base(base.to_string())),
+            Some(url) => http::check(url, context.settings.allow_insecure_partner),
         };
-        made_of.update((bytes.len() as u64).to_le_bytes());
-        made_of.update(&bytes);
-        // A line break at the end is what `kubectl create secret --from-file` puts there.
-        Ok(
-            match String::from_utf8(bytes).map(|t| t.trim_end_matches(['\r', '\n']).to_owned()) {
-                Ok(text) if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) => {
-                    Ok(text)
-                }
-                _ => Err(Problem {
-                    reason: Reason::SecretNotUsable,
-                    message: format!(
-                        "key {key} of Secret {name} is not a token: write it in printable characters without spaces"
-                    ),
-                }),
-            },
-        )
+        url.map_err(|error| Problem {
+            reason: Reason::BaseUrlNotUsable,
+            message: format!("spec.auth.{field}.tokenURL: {error}"),
+        })
     };
-    let auth = &spec.auth;
-    if let Some(token) = &auth.access_token {
-        let token = text(&token.secret_ref.name, &token.secret_ref.key).await?;
-        return Ok(token.map(|t| Credentials::AccessToken(SecretString::from(t))));
-    }
-    let Some(client) = &auth.client_credentials else {
-        let message =
-            "spec.auth names no method: write accessToken or clientCredentials".to_owned();
-        return Ok(Err(Problem {
-            reason: Reason::SecretNotUsable,
-            message,
-        }));
-    };
-    let url = match &client.token_url {
-        None => base
-            .join("/oauth/token")
-            .map_err(|_| http::ClientError::Base(base.to_string())),
-        Some(url) => http::check(url, context.settings.allow_insecure_partner),
-    };
-    let url = match url {
-        Ok(url) => url,
-        Err(error) => {
-            let message = format!("spec.auth.clientCredentials.tokenURL: {error}");
-            return Ok(Err(Problem {
-                reason: Reason::BaseUrlNotUsable,
-                message,
-            }));
+    let credentials = async {
+        if let Some(method) = access_token {
+            let (secret, key) = (&method.secret_ref.name, &method.secret_ref.key);
+            let token = word(secret, key, bytes(&api, secret, key, made_of).await?)?;
+            return Ok(Credentials::AccessToken(SecretString::from(token)));
         }
+        if let Some(method) = client_credentials {
+            let url = endpoint("clientCredentials", method.token_url.as_deref())?;
+            let (secret, id, key) = (&method.secret_ref.name, "client_id", "client_secret");
+            let client_id = word(secret, id, bytes(&api, secret, id, made_of).await?)?;
+            let proof = word(secret, key, bytes(&api, secret, key, made_of).await?)?;
+            let grant = ClientGrant {
+                url,
+                client_id,
+                proof: Proof::Secret(SecretString::from(proof)),
+                audience: method.audience.clone(),
+                scopes: method.scopes.clone(),
+            };
+            return Ok(Credentials::Client(Box::new(grant)));
+        }
+        if let Some(method) = private_key_jwt {
+            let url = endpoint("privateKeyJWT", Some(&method.token_url))?;
+            let (secret, key) = (&method.secret_ref.name, &method.secret_ref.key);
+            let pem = Zeroizing::new(bytes(&api, secret, key, made_of).await?);
+            let signing = SigningKey::read(&pem).map_err(|error| Problem {
+                reason: Reason::SecretNotUsable,
+                message: format!("key {key} of Secret {secret}: {error}"),
+            })?;
+            let client = assertion::Client {
+                id: method.client_id.clone(),
+                key_id: method.key_id.clone(),
+                server: assertion::server(&url),
+            };
+            let grant = ClientGrant {
+                url,
+                client_id: method.client_id.clone(),
+                proof: Proof::Key {
+                    key: signing,
+                    client,
+                },
+                audience: method.audience.clone(),
+                scopes: Vec::new(),
+            };
+            return Ok(Credentials::Client(Box::new(grant)));
+        }
+        Err(Lack::Problem(Problem {
+            reason: Reason::SecretNotUsable,
+            message:
+                "spec.auth names no method: write accessToken, clientCredentials or privateKeyJWT"
+                    .to_owned(),
+        }))
     };
-    let client_id = match text(&client.secret_ref.name, "client_id").await? {
-        Ok(id) => id,
-        Err(problem) => return Ok(Err(problem)),
-    };
-    let client_secret = match text(&client.secret_ref.name, "client_secret").await? {
-        Ok(secret) => SecretString::from(secret),
-        Err(problem) => return Ok(Err(problem)),
-    };
-    let (audience, scopes) = (client.audience.clone(), client.scopes.clone());
-    Ok(Ok(Credentials::ClientCredentials {
-        url,
-        client_id,
-        client_secret,
-        audience,
-        scopes,
-    }))
+    match credentials.await {
+        Ok(credentials) => Ok(Ok(credentials)),
+        Err(Lack::Problem(problem)) => Ok(Err(problem)),
+        Err(Lack::Cluster(error)) => Err(error),
+    }
+}
+
+/// Why there are no credentials.
+enum Lack {
+    /// What is written cannot be used.
+    Problem(Problem),
+    /// The API server could not be asked.
+    Cluster(ClusterError),
+}
+
+impl From<Problem> for Lack {
+    fn from(problem: Problem) -> Self {
+        Lack::Problem(problem)
+    }
+}
+
+/// One value of a Secret, which also goes into the digest of what a connection is made of.
+async fn bytes(
+    api: &Api<Secret>,
+    secret: &str,
+    key: &str,
+    made_of: &mut Sha256,
+) -> Result<Vec<u8>, Lack> {
+    let bytes = secrets::value(api, secret, key).await.map_err(|why| {
+        let reason = match why {
+            ValueError::Cluster(error) => return Lack::Cluster(error),
+            ValueError::Empty { .. } => Reason::SecretNotUsable,
+            ValueError::NoSecret { .. } | ValueError::NoKey { .. } => Reason::SecretNotFound,
+        };
+        Lack::Problem(Problem {
+            reason,
+            message: why.to_string(),
+        })
+    })?;
+    made_of.update((bytes.len() as u64).to_le_bytes());
+    made_of.update(&bytes);
+    Ok(bytes)
+}
+
+/// A value that is one word. A line break at the end is what `kubectl create secret --from-file` puts there.
+fn word(secret: &str, key: &str, bytes: Vec<u8>) -> Result<String, Problem> {
+    match String::from_utf8(bytes).map(|t| t.trim_end_matches(['\r', '\n']).to_owned()) {
+        Ok(text) if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) => Ok(text),
+        _ => Err(Problem {
+            reason: Reason::SecretNotUsable,
+            message: format!(
+                "key {key} of Secret {secret} is not a token: write it in printable characters without spaces"
+            ),
+        }),
+    }
 }
 
 /// The interval of an account. The API server lets in only what the pattern of the definition allows.

@@ -438,7 +438,11 @@ fn accounts_naming(
                 || auth
                     .client_credentials
                     .as_ref()
-                    .is_some_and(|c| c.secret_ref.name == name))
+                    .is_some_and(|c| c.secret_ref.name == name)
+                || auth
+                    .private_key_jwt
+                    .as_ref()
+                    .is_some_and(|k| k.secret_ref.name == name))
     };
     store
         .state_filter(names)

@@ -1,5 +1,6 @@
 //! The edge to CHeKT: its words on the wire, the calls, the tokens.
 
+pub mod assertion;
 pub mod fault;
 pub mod http;
 pub mod token;

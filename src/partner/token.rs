@@ -1,49 +1,93 @@
-//! Tokens: a static one, or one that is fetched for client credentials and renewed before it ends.
+//! Tokens: a static one, or one that is fetched with what proves who we are and renewed before it ends.
 //!
-//! One fetch at a time: whoever comes while a token is being fetched waits for that one.
+//! One fetch at a time: whoever comes while a token is being fetched waits for that one, and shares its failure too.
 
-use std::time::{Duration, Instant};
+use std::time::{Instant, SystemTime};
 
-use data_encoding::BASE64URL_NOPAD;
 use reqwest::Client;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::sync::Mutex;
 use url::Url;
+use uuid::Uuid;
 
+use super::assertion::{self, SigningKey};
 use super::fault::{Kind, PartnerError, cause};
-
-/// How long a token is believed to live when neither the answer nor the token says so. CHeKT's pages say
-/// "about an hour" and "every 24 hours"; this is below both.
-const UNSAID_LIFE: Duration = Duration::from_secs(50 * 60);
-
-/// The share of its life after which a token is renewed, in percent.
-const RENEW_AT: u32 = 80;
+use crate::account::credentials::TokenCache;
 
 /// Who we are to CHeKT.
 #[derive(Debug)]
 pub enum Credentials {
     /// A bearer token that is sent as it is.
     AccessToken(SecretString),
-    /// Exchanged for a token at `url`.
-    ClientCredentials {
-        /// The token endpoint.
-        url: Url,
-        /// The client id.
-        client_id: String,
-        /// The client secret.
-        client_secret: SecretString,
-        /// The audience, where one is wanted.
-        audience: Option<String>,
-        /// The scopes, where some are wanted.
-        scopes: Vec<String>,
+    /// Exchanged for a token.
+    Client(Box<ClientGrant>),
+}
+
+/// What is exchanged for a token (RFC 6749, section 4.4).
+#[derive(Debug)]
+pub struct ClientGrant {
+    /// The token endpoint.
+    pub url: Url,
+    /// The client id.
+    pub client_id: String,
+    /// What proves that we are it.
+    pub proof: Proof,
+    /// The audience, where one is wanted.
+    pub audience: Option<String>,
+    /// The scopes, where some are wanted.
+    pub scopes: Vec<String>,
+}
+
+/// What proves that we are a client.
+#[derive(Debug)]
+pub enum Proof {
+    /// A secret that CHeKT knows too.
+    Secret(SecretString),
+    /// A key whose public half CHeKT knows.
+    Key {
+        /// The key.
+        key: SigningKey,
+        /// What the assertions say of us.
+        client: assertion::Client,
     },
 }
 
-#[derive(Debug)]
-struct Fetched {
-    token: SecretString,
-    renew_at: Instant,
+impl ClientGrant {
+    /// What is asked of the token endpoint.
+    fn form(&self) -> Result<Vec<(&'static str, String)>, PartnerError> {
+        let mut form = vec![
+            ("grant_type", "client_credentials".to_owned()),
+            ("client_id", self.client_id.clone()),
+        ];
+        match &self.proof {
+            Proof::Secret(secret) => {
+                form.push(("client_secret", secret.expose_secret().to_owned()));
+            }
+            Proof::Key { key, client } => {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                let now = now.unwrap_or_default().as_secs();
+                let assertion = key.assertion(client, now, Uuid::new_v4()).ok_or_else(|| {
+                    let detail = "no token could be asked for: the private key does not sign";
+                    PartnerError::new(Kind::Credentials, false, detail)
+                })?;
+                form.push(("client_assertion_type", assertion::TYPE.to_owned()));
+                form.push(("client_assertion", assertion));
+            }
+        }
+        form.extend(self.audience.clone().map(|a| ("audience", a)));
+        if !self.scopes.is_empty() {
+            form.push(("scope", self.scopes.join(" ")));
+        }
+        Ok(form)
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    cache: TokenCache,
+    /// The last fetch, if it failed: when it began, and why.
+    failed: Option<(Instant, PartnerError)>,
 }
 
 /// Where bearer tokens come from.
@@ -51,7 +95,7 @@ struct Fetched {
 pub struct TokenSource {
     http: Client,
     credentials: Credentials,
-    fetched: Mutex<Option<Fetched>>,
+    state: Mutex<State>,
 }
 
 impl TokenSource {
@@ -61,7 +105,7 @@ impl TokenSource {
         TokenSource {
             http,
             credentials,
-            fetched: Mutex::new(None),
+            state: Mutex::default(),
         }
     }
 
@@ -71,30 +115,38 @@ impl TokenSource {
     /// [`Kind::Credentials`] when the token endpoint refuses, [`Kind::Network`] or [`Kind::Server`] when it
     /// cannot be asked; never unclear, since no webhook is touched.
     pub async fn bearer(&self) -> Result<SecretString, PartnerError> {
-        let (url, client_id, client_secret, audience, scopes) = match &self.credentials {
+        let grant = match &self.credentials {
             Credentials::AccessToken(token) => return Ok(token.clone()),
-            Credentials::ClientCredentials {
-                url,
-                client_id,
-                client_secret,
-                audience,
-                scopes,
-            } => (url, client_id, client_secret, audience, scopes),
+            Credentials::Client(grant) => grant,
         };
-        let mut fetched = self.fetched.lock().await;
-        if let Some(have) = fetched.as_ref().filter(|f| Instant::now() < f.renew_at) {
-            return Ok(have.token.clone());
-        }
-        let mut form = vec![
-            ("grant_type", "client_credentials".to_owned()),
-            ("client_id", client_id.clone()),
-            ("client_secret", client_secret.expose_secret().to_owned()),
-        ];
-        form.extend(audience.clone().map(|a| ("audience", a)));
-        if !scopes.is_empty() {
-            form.push(("scope", scopes.join(" ")));
-        }
+        let came = Instant::now();
+        let mut state = self.state.lock().await;
         let asked = Instant::now();
+        if let Some(token) = state.cache.good(asked) {
+            return Ok(token.clone());
+        }
+        if let Some((_, error)) = state.failed.as_ref().filter(|(began, _)| *began >= came) {
+            return Err(error.clone());
+        }
+        match self.fetch(&grant.url, grant.form()?).await {
+            Ok((token, expires_in)) => {
+                state.cache.store(token.clone(), &expires_in, asked);
+                state.failed = None;
+                Ok(token)
+            }
+            Err(error) => {
+                state.failed = Some((asked, error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks for a token. Returns it with what the answer says of its life.
+    async fn fetch(
+        &self,
+        url: &Url,
+        form: Vec<(&'static str, String)>,
+    ) -> Result<(SecretString, Value), PartnerError> {
         let answer = self.http.post(url.clone()).form(&form).send().await;
         let (status, body) = match answer {
             Ok(answer) => (answer.status(), answer.text().await.unwrap_or_default()),
@@ -104,8 +156,12 @@ impl TokenSource {
             }
         };
         if !status.is_success() {
-            let mut error = PartnerError::from_answer(status.as_u16(), false, &body, None)
-                .without(client_secret.expose_secret());
+            let mut error = PartnerError::from_answer(status.as_u16(), false, &body, None);
+            for (name, value) in &form {
+                if matches!(*name, "client_secret" | "client_assertion") {
+                    error = error.without(value);
+                }
+            }
             error.detail = format!("no token could be had: {}", error.detail);
             error.unclear = false;
             if error.kind != Kind::Server && error.kind != Kind::Throttled {
@@ -114,66 +170,19 @@ impl TokenSource {
             return Err(error);
         }
         let value: Value = serde_json::from_str(&body).unwrap_or_default();
-        let Some(token) = value["access_token"].as_str().filter(|t| !t.is_empty()) else {
+        let token = value["access_token"].as_str().filter(|t| !t.is_empty());
+        let token = token.ok_or_else(|| {
             let detail = "the token endpoint answered without an access_token";
-            return Err(PartnerError::new(Kind::Credentials, false, detail));
-        };
-        let life = life(&value, token);
-        let token = SecretString::from(token.to_owned());
-        *fetched = Some(Fetched {
-            token: token.clone(),
-            renew_at: asked + life * RENEW_AT / 100,
-        });
-        Ok(token)
+            PartnerError::new(Kind::Credentials, false, detail)
+        })?;
+        Ok((SecretString::from(token), value["expires_in"].clone()))
     }
 
     /// Forgets a token that CHeKT has refused, unless a newer one has taken its place.
     ///
     /// Returns whether asking again can bring another one.
     pub async fn forget(&self, refused: &SecretString) -> bool {
-        let mut fetched = self.fetched.lock().await;
-        if fetched
-            .as_ref()
-            .is_some_and(|f| f.token.expose_secret() == refused.expose_secret())
-        {
-            *fetched = None;
-        }
-        matches!(self.credentials, Credentials::ClientCredentials { .. })
-    }
-}
-
-/// How long a token lives: as the answer says, else as the token itself says, else [`UNSAID_LIFE`].
-fn life(answer: &Value, token: &str) -> Duration {
-    if let Some(seconds) = answer["expires_in"].as_u64() {
-        return Duration::from_secs(seconds);
-    }
-    let claims = token
-        .split('.')
-        .nth(1)
-        .and_then(|part| BASE64URL_NOPAD.decode(part.as_bytes()).ok())
-        .and_then(|json| serde_json::from_slice::<Value>(&json).ok())
-        .unwrap_or_default();
-    match (claims["exp"].as_u64(), claims["iat"].as_u64()) {
-        (Some(exp), Some(iat)) if exp > iat => Duration::from_secs(exp - iat),
-        _ => UNSAID_LIFE,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_token_lives_as_the_answer_says_then_as_it_says_itself_then_fifty_minutes() {
-        let claims = BASE64URL_NOPAD.encode(br#"{"iat":1000,"exp":87400}"#);
-        let token = format!("h.{claims}.s");
-        assert_eq!(
-            life(&json!({"expires_in": 5}), &token),
-            Duration::from_secs(5)
-        );
-        assert_eq!(life(&json!({}), &token), Duration::from_secs(86_400));
-        assert_eq!(life(&json!({}), "opaque"), UNSAID_LIFE);
+        self.state.lock().await.cache.drop_refused(refused);
+        matches!(self.credentials, Credentials::Client(_))
     }
 }

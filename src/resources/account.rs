@@ -72,8 +72,8 @@ pub struct ChektAccountSpec {
     pub base_url: String,
 
     /// How the operator proves to CHeKT who it is: exactly one of the methods below.
-    #[x_kube(validation = Rule::new("(has(self.accessToken) ? 1 : 0) + (has(self.clientCredentials) ? 1 : 0) == 1")
-        .message("auth needs exactly one method: write either accessToken or clientCredentials, not both and not neither"))]
+    #[x_kube(validation = Rule::new("(has(self.accessToken) ? 1 : 0) + (has(self.clientCredentials) ? 1 : 0) + (has(self.privateKeyJWT) ? 1 : 0) == 1")
+        .message("auth needs exactly one method: write one of accessToken, clientCredentials and privateKeyJWT, and leave the others out"))]
     pub auth: Auth,
 
     /// How often the remote webhooks are listed, as a duration. One list serves all webhooks of the account.
@@ -176,6 +176,15 @@ pub struct Auth {
     /// before it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_credentials: Option<ClientCredentials>,
+
+    /// OAuth 2.0 client credentials with a private key instead of a client secret (RFC 7523): CHeKT holds only the
+    /// public half.
+    #[serde(
+        default,
+        rename = "privateKeyJWT",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub private_key_jwt: Option<PrivateKeyJwt>,
 }
 
 /// A static bearer token.
@@ -209,6 +218,37 @@ pub struct ClientCredentials {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub scopes: Vec<String>,
+}
+
+/// OAuth 2.0 client credentials with a private key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PrivateKeyJwt {
+    /// The Secret of this namespace, and the key in it, that hold the private key in PEM, not encrypted: RSA of 2048 to
+    /// 8192 bits, which signs with RS256, or EC on the curve P-256, which signs with ES256.
+    pub secret_ref: SecretKeyRef,
+
+    /// The client id that CHeKT has given out.
+    #[serde(rename = "clientID")]
+    #[schemars(length(min = 1, max = 256))]
+    pub client_id: String,
+
+    /// Which of the client's public keys verifies; needed where CHeKT holds more than one. Default: none is said.
+    #[serde(default, rename = "keyID", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub key_id: Option<String>,
+
+    /// Where tokens are asked for. Assertions are addressed to the host of it.
+    ///
+    /// Example: `https://auth.example.com/oauth/token`
+    #[serde(rename = "tokenURL")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub token_url: String,
+
+    /// The audience to ask for. Default: none is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub audience: Option<String>,
 }
 
 /// A Secret of the same namespace.

@@ -10,6 +10,7 @@
 //! on the way is a fault (`faults`). Decisions are plain functions of `State`, a moment and a request.
 
 mod answer;
+mod assertion;
 mod book;
 mod catalogue;
 mod control;
@@ -51,6 +52,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use assertion::PublicKey;
 use rate::Limit;
 use state::State;
 use state_file::Saver;
@@ -68,13 +70,23 @@ pub struct SandboxArgs {
     #[arg(long, env = "CHEKT_TOKEN", hide_env_values = true, value_parser = secret)]
     token: Option<SecretString>,
 
-    /// Client id that /oauth/token accepts.
-    #[arg(long, env = "CHEKT_CLIENT_ID", requires = "client_secret")]
+    /// Client id that /oauth/token accepts, with --client-secret, --client-public-key or both.
+    #[arg(long, env = "CHEKT_CLIENT_ID")]
     client_id: Option<String>,
 
     /// Client secret that belongs to the client id.
     #[arg(long, env = "CHEKT_CLIENT_SECRET", hide_env_values = true, requires = "client_id", value_parser = secret)]
     client_secret: Option<SecretString>,
+
+    /// File with the public key, in PEM, that verifies what the client signs instead of sending a secret (RS256 for an
+    /// RSA key, ES256 for an EC key on P-256).
+    #[arg(
+        long,
+        env = "CHEKT_CLIENT_PUBLIC_KEY",
+        requires = "client_id",
+        value_name = "FILE"
+    )]
+    client_public_key: Option<PathBuf>,
 
     /// Factor by which the pauses before retries (5 s, 30 s, 5 min) are multiplied.
     #[arg(long, env = "CHEKT_TIME_SCALE", default_value_t = 1.0, value_parser = time_scale)]
@@ -115,6 +127,8 @@ pub struct Settings {
     pub token: Option<SecretString>,
     /// Client id and client secret for `/oauth/token`.
     pub client: Option<(String, SecretString)>,
+    /// Client id and public key, in PEM, for `/oauth/token`.
+    pub client_key: Option<(String, String)>,
     /// Factor on the pauses before retries, 0 or more.
     pub time_scale: f64,
     /// Where the state outlives a restart.
@@ -131,6 +145,7 @@ impl Default for Settings {
         Settings {
             token: None,
             client: None,
+            client_key: None,
             time_scale: 1.0,
             state: None,
             requests_per_minute: 60,
@@ -149,13 +164,24 @@ pub async fn run(args: SandboxArgs, end: CancellationToken) -> anyhow::Result<()
         token,
         client_id,
         client_secret,
+        client_public_key,
         time_scale,
         state,
         requests_per_minute,
         burst,
     } = args;
+    anyhow::ensure!(
+        client_id.is_none() || client_secret.is_some() || client_public_key.is_some(),
+        "--client-id needs something that proves it: add --client-secret SECRET or --client-public-key FILE"
+    );
+    let key = client_public_key.map(|path| {
+        std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read --client-public-key {}", path.display()))
+    });
+    let key = key.transpose()?;
     let settings = Settings {
         token,
+        client_key: client_id.clone().zip(key),
         client: client_id.zip(client_secret),
         time_scale,
         state,
@@ -180,6 +206,7 @@ pub async fn serve(
     let Settings {
         token,
         client,
+        client_key,
         time_scale,
         state,
         requests_per_minute,
@@ -187,10 +214,13 @@ pub async fn serve(
     } = settings;
     // A token made up here would have to be told to somebody, and a log is no place for it.
     anyhow::ensure!(
-        token.is_some() || client.is_some(),
+        token.is_some() || client.is_some() || client_key.is_some(),
         "nobody could call this sandbox: pass --token TOKEN, or --client-id ID with --client-secret SECRET \
          (or CHEKT_TOKEN, CHEKT_CLIENT_ID and CHEKT_CLIENT_SECRET)"
     );
+    let client_key = client_key
+        .map(|(id, pem)| anyhow::Ok((id, PublicKey::read(&pem)?)))
+        .transpose()?;
     let store = match &state {
         Some(path) => state_file::read(path)?,
         None => Store::default(),
@@ -202,7 +232,11 @@ pub async fn serve(
     };
     let sandbox = Arc::new(Sandbox {
         state: Mutex::new(State::new(store, time_scale, limit)),
-        credentials: Credentials { token, client },
+        credentials: Credentials {
+            token,
+            client,
+            client_key,
+        },
         client: deliveries::client()?,
         saver,
         tasks: TaskTracker::new(),

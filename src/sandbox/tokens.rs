@@ -13,6 +13,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::answer::{Answer, Refusal};
+use super::assertion::{self, PublicKey};
 use super::quirks::{Quirks, StaticToken};
 use super::store::Moment;
 
@@ -28,11 +29,18 @@ pub struct Credentials {
     pub token: Option<SecretString>,
     /// Client id and client secret for `/oauth/token`.
     pub client: Option<(String, SecretString)>,
+    /// Client id, and the key that verifies what the client signs.
+    pub client_key: Option<(String, PublicKey)>,
 }
 
 /// The tokens issued: the digest of each, and its end.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Tokens(HashMap<String, Timestamp>);
+pub struct Tokens {
+    issued: HashMap<String, Timestamp>,
+    // Ids of the assertions seen, and the end of each: one that comes again is refused.
+    #[serde(default)]
+    assertions: HashMap<String, Timestamp>,
+}
 
 impl Tokens {
     /// Whether an `Authorization` header opens the partner routes.
@@ -65,7 +73,7 @@ impl Tokens {
         if is_static {
             return Ok(());
         }
-        match self.0.get(&digest) {
+        match self.issued.get(&digest) {
             Some(end) if *end > now => Ok(()),
             Some(_) => refuse("the token has expired"),
             None => refuse("the token is unknown"),
@@ -97,7 +105,24 @@ impl Tokens {
                     .is_some_and(|given| digest(given) == digest(secret.expose_secret()))
         });
         if !is_client {
-            return refuse(401, "invalid_client", "client id or client secret is wrong");
+            let Some((id, key)) = &credentials.client_key else {
+                return refuse(401, "invalid_client", "client id or client secret is wrong");
+            };
+            if field("client_assertion_type") != Some(assertion::TYPE) {
+                let why =
+                    "client id or client secret is wrong, or client_assertion_type is missing";
+                return refuse(401, "invalid_client", why);
+            }
+            let given = field("client_assertion").unwrap_or_default();
+            match key.check(given, id, moment.now) {
+                Ok(seen) => {
+                    self.assertions.retain(|_, end| *end > moment.now);
+                    if self.assertions.insert(seen.id, seen.end).is_some() {
+                        return refuse(401, "invalid_client", "this assertion was used before");
+                    }
+                }
+                Err(why) => return refuse(401, "invalid_client", why),
+            }
         }
         let life = quirks
             .token_expires_in
@@ -119,19 +144,19 @@ impl Tokens {
     }
 
     fn remember(&mut self, token: &str, end: Timestamp, now: Timestamp) {
-        if self.0.len() >= MOST {
-            self.0.retain(|_, end| *end > now);
+        if self.issued.len() >= MOST {
+            self.issued.retain(|_, end| *end > now);
         }
-        if self.0.len() >= MOST
+        if self.issued.len() >= MOST
             && let Some(first) = self
-                .0
+                .issued
                 .iter()
                 .min_by_key(|(_, end)| **end)
                 .map(|(digest, _)| digest.clone())
         {
-            self.0.remove(&first);
+            self.issued.remove(&first);
         }
-        self.0.insert(digest(token), end);
+        self.issued.insert(digest(token), end);
     }
 }
 
@@ -152,6 +177,7 @@ mod tests {
         Credentials {
             token: Some("static".into()),
             client: Some(("me".to_owned(), "hush".into())),
+            client_key: None,
         }
     }
 

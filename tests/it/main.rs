@@ -12,6 +12,7 @@ mod change;
 mod cloudevents;
 mod control_plane;
 mod create;
+mod credentials;
 mod deletion;
 mod deliveries;
 mod ending;

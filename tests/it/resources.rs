@@ -76,11 +76,20 @@ async fn a_bad_account_is_refused_with_words_that_help() -> anyhow::Result<()> {
     for (spec, words) in [
         (
             json!({"auth": {"accessToken": token, "clientCredentials": credentials}}),
-            "write either accessToken or clientCredentials, not both and not neither",
+            "write one of accessToken, clientCredentials and privateKeyJWT",
         ),
         (
             json!({"auth": {}}),
-            "write either accessToken or clientCredentials, not both and not neither",
+            "write one of accessToken, clientCredentials and privateKeyJWT",
+        ),
+        (
+            json!({"auth": {"clientCredentials": credentials, "privateKeyJWT":
+                {"secretRef": {"name": "s", "key": "k"}, "clientID": "me", "tokenURL": "https://a.example/t"}}}),
+            "and leave the others out",
+        ),
+        (
+            json!({"auth": {"privateKeyJWT": {"secretRef": {"name": "s", "key": "k"}, "clientID": "me"}}}),
+            "spec.auth.privateKeyJWT.tokenURL: Required value",
         ),
         (json!({}), "spec.auth: Required value"),
         (

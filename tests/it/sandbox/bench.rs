@@ -30,6 +30,7 @@ pub fn settings() -> Settings {
     Settings {
         token: Some(TOKEN.into()),
         client: Some(("me".to_owned(), CLIENT_SECRET.into())),
+        client_key: None,
         time_scale: FAST,
         state: None,
         requests_per_minute: 0,
