@@ -55,6 +55,13 @@ impl Budget {
         Err(now + Duration::from_secs_f64((1.0 - self.tokens) / self.per_second))
     }
 
+    /// Takes one request that is made in any case; the next one waits the longer.
+    pub fn spend(&mut self, now: Instant) {
+        if self.take(now).is_err() {
+            self.tokens -= 1.0;
+        }
+    }
+
     /// Takes nothing for `pause` from now on, at most five minutes. A shorter pause never ends a longer one.
     pub fn pause(&mut self, pause: Duration, now: Instant) {
         let until = now + pause.min(LONGEST_PAUSE);
@@ -84,6 +91,15 @@ mod tests {
         let until = budget.take(start).unwrap_err();
         assert_eq!(until - start, Duration::from_secs(1));
         assert!(budget.take(until).is_ok());
+    }
+
+    #[test]
+    fn what_is_made_in_any_case_is_paid_for_later() {
+        let start = Instant::now();
+        let mut budget = Budget::new(60, 1, start);
+        budget.spend(start);
+        budget.spend(start);
+        assert_eq!(budget.take(start), Err(start + Duration::from_secs(2)));
     }
 
     #[test]

@@ -108,6 +108,10 @@ async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, Clust
 async fn keep_listed(connection: &Connection, interval: Duration) -> Duration {
     let due = jittered(interval);
     let now = Instant::now();
+    let wait = connection.wait(now);
+    if !wait.is_zero() {
+        return wait;
+    }
     let age = connection
         .roster()
         .complete_since()
@@ -121,7 +125,7 @@ async fn keep_listed(connection: &Connection, interval: Duration) -> Duration {
         Ok(()) => due,
         Err(error) => {
             tracing::debug!(error = %error.detail, "the account could not be listed");
-            connection.pause(interval.max(LOOK_AGAIN))
+            connection.wait(Instant::now())
         }
     }
 }
@@ -192,13 +196,13 @@ async fn connect(
     Ok(match client {
         Ok(client) => {
             let (wake, metrics) = (context.wake.clone(), context.metrics.clone());
-            Ok(Arc::new(Connection::new(
-                key.clone(),
-                client,
-                made_of,
-                wake,
-                metrics,
-            )))
+            let waiting = client.waiting();
+            let connection = Connection::new(key.clone(), client, made_of, wake, metrics);
+            let connection = Arc::new(connection);
+            let turns = Connection::give_turns(Arc::downgrade(&connection), waiting);
+            // It ends by itself once nobody holds the connection any more.
+            drop(tokio::spawn(turns));
+            Ok(connection)
         }
         Err(error) => Err(Problem {
             reason: Reason::BaseUrlNotUsable,

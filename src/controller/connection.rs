@@ -3,24 +3,32 @@
 //! Lists are made by whoever needs one first; those who come meanwhile share it, and its failure too.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex as AsyncMutex;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::metrics::Metrics;
+use crate::account::breaker::Breaker;
 use crate::account::report::Problem;
 use crate::account::roster::{Changes, Roster};
+use crate::account::turns::{Asker, Next};
 use crate::partner::fault::{Kind, PartnerError};
 use crate::partner::http::PartnerClient;
 use crate::resources::account::AccountName;
 use crate::resources::reasons::Reason;
 
-/// How many failures in a row make an account not ready, if they are of a kind that passes.
+/// How many failed looks in a row make an account not ready, if CHeKT did not say no for good.
 const PATIENCE: u32 = 2;
-/// The first pause between two tries of an account that does not answer; it doubles.
+/// The first pause between two looks at an account that is not ready; it doubles.
 const FIRST: Duration = Duration::from_secs(2);
+/// The longest pause while the next look may well succeed.
+const LONGEST: Duration = Duration::from_secs(60);
+/// The pause after a no that only CHeKT's staff can turn into a yes.
+const SLOW: Duration = Duration::from_secs(5 * 60);
+/// How often one who gives turns looks whether there is still an account to give them for.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Who must look again.
 #[derive(Clone, Debug)]
@@ -31,6 +39,8 @@ pub enum Wake {
     Everyone(AccountName),
     /// The webhooks of these namespaces that use an account of another one.
     Guests(HashSet<String>),
+    /// The webhook whose turn it is.
+    One(Asker),
 }
 
 /// What the process holds of one account.
@@ -54,6 +64,11 @@ struct Health {
     problem: Option<Problem>,
     failures: u32,
     listed: bool,
+    breaker: Breaker,
+    /// When the account may be looked at again, while it is not ready.
+    look_at: Option<Instant>,
+    /// When it last became ready again.
+    recovered: Option<Instant>,
 }
 
 impl Connection {
@@ -96,12 +111,40 @@ impl Connection {
         self.health().listed
     }
 
-    /// How long to wait before the account is tried again.
+    /// How long to wait before the account is looked at again; nothing while all is well.
     #[must_use]
-    pub fn pause(&self, longest: Duration) -> Duration {
-        let failures = self.health().failures.saturating_sub(1).min(16);
-        let asked = self.client.silent_for(Instant::now()).unwrap_or_default();
-        FIRST.saturating_mul(1 << failures).min(longest).max(asked)
+    pub fn wait(&self, now: Instant) -> Duration {
+        let look_at = self.health().look_at;
+        let asked = self.client.silent_for(now).unwrap_or_default();
+        look_at
+            .map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+            .max(asked)
+    }
+
+    /// When the account last became ready again after it was not.
+    #[must_use]
+    pub fn recovered(&self) -> Option<Instant> {
+        self.health().recovered
+    }
+
+    /// Gives turns to those who wait for one, for as long as there is a connection.
+    pub async fn give_turns(connection: Weak<Connection>, waiting: Arc<Notify>) {
+        loop {
+            let Some(this) = connection.upgrade() else {
+                return;
+            };
+            let pause = match this.client.next_turn() {
+                Next::Wake(asker) => {
+                    this.tell(Wake::One(asker));
+                    continue;
+                }
+                Next::At(at) => at.saturating_duration_since(Instant::now()),
+                Next::Nobody => IDLE,
+            };
+            drop(this);
+            // Either way, look again.
+            drop(tokio::time::timeout(pause, waiting.notified()).await);
+        }
     }
 
     /// Makes sure that a complete list began at `newer_than` or later.
@@ -151,33 +194,64 @@ impl Connection {
 
     /// Takes in a failure that says something of the account and not of one webhook.
     pub fn failed(&self, error: &PartnerError) {
-        let reason = match error.kind {
-            Kind::Credentials => Reason::CredentialsRejected,
-            Kind::Forbidden => Reason::NotPermitted,
-            Kind::NoWebhooksApi => Reason::WebhooksNotAvailable,
-            Kind::Unreadable => Reason::Unreadable,
-            Kind::Throttled | Kind::Server | Kind::Network => Reason::Unreachable,
-            Kind::Missing | Kind::Conflict | Kind::Rejected => Reason::Rejected,
-        };
-        let passing = matches!(reason, Reason::Unreachable);
+        let now = Instant::now();
+        let reason = reason(error.kind);
         let changed = {
             let mut health = self.health();
             health.failures = health.failures.saturating_add(1);
+            if has_no_answer(error.kind) {
+                health.breaker.look_failed(LONGEST, now);
+            } else {
+                health.breaker.look_answered();
+            }
+            let pause = match reason {
+                Reason::NotPermitted | Reason::WebhooksNotAvailable => SLOW,
+                _ if health.breaker.is_open() => health.breaker.wait(now),
+                _ => {
+                    let doubled = health.failures.saturating_sub(1).min(16);
+                    FIRST.saturating_mul(1 << doubled).min(LONGEST)
+                }
+            };
+            health.look_at = Some(now + pause);
+            let passing = reason == Reason::Unreachable;
             if passing && health.listed && health.failures < PATIENCE {
                 return;
             }
-            let problem = Problem {
-                reason,
-                message: advice(reason, &error.detail),
-            };
-            let changed = health.problem.as_ref() != Some(&problem);
-            health.problem = Some(problem);
-            changed
+            health.has(reason, advice(reason, &error.detail))
         };
         if changed {
-            tracing::warn!(account = %self.account.name, namespace = %self.account.namespace, reason = reason.as_str(), error = %error.detail, "account not ready");
-            self.tell(Wake::Everyone(self.account.clone()));
+            self.tell_trouble(reason, error);
         }
+    }
+
+    /// Takes in whether CHeKT answered a request of one webhook: five that it did not answer are the account's trouble.
+    pub fn heard(&self, uid: &str, outcome: &Result<(), PartnerError>) {
+        let now = Instant::now();
+        let error = match outcome {
+            Err(error) if has_no_answer(error.kind) => error,
+            Ok(()) | Err(_) => return self.health().breaker.webhook_answered(),
+        };
+        let changed = {
+            let mut health = self.health();
+            let was_open = health.breaker.is_open();
+            if was_open || !health.breaker.webhook_failed(uid, LONGEST, now) {
+                return;
+            }
+            health.look_at = Some(now + health.breaker.wait(now));
+            let message = format!(
+                "CHeKT leaves the requests of several webhooks without an answer, so only one request at a time tries it: {}",
+                error.detail
+            );
+            health.has(Reason::Unreachable, message)
+        };
+        if changed {
+            self.tell_trouble(Reason::Unreachable, error);
+        }
+    }
+
+    fn tell_trouble(&self, reason: Reason, error: &PartnerError) {
+        tracing::warn!(account = %self.account.name, namespace = %self.account.namespace, reason = reason.as_str(), error = %error.detail, "account not ready");
+        self.tell(Wake::Everyone(self.account.clone()));
     }
 
     fn listed(&self, complete: bool) {
@@ -188,10 +262,20 @@ impl Connection {
                 message: "CHeKT's list of webhooks says that there is more and not where, so nothing can be created or removed safely: tell CHeKT's support".to_owned(),
             });
             let news = health.problem != incomplete || !health.listed;
+            // Only a look that failed before says that nothing else could have succeeded meanwhile.
+            let is_back = complete && health.problem.is_some() && health.failures > 0;
+            let now = Instant::now();
             *health = Health {
                 problem: incomplete,
                 failures: 0,
                 listed: true,
+                breaker: {
+                    let mut breaker = health.breaker.clone();
+                    breaker.look_answered();
+                    breaker
+                },
+                look_at: (!complete).then(|| now + LONGEST),
+                recovered: if is_back { Some(now) } else { health.recovered },
             };
             news
         };
@@ -210,6 +294,43 @@ impl Connection {
         if self.wake.send(wake).is_err() {
             tracing::debug!("nobody is left to be woken");
         }
+    }
+}
+
+impl Health {
+    /// Takes in a problem. Returns whether it is another one than before.
+    fn has(&mut self, reason: Reason, message: String) -> bool {
+        let problem = Some(Problem { reason, message });
+        let changed = self.problem != problem;
+        self.problem = problem;
+        changed
+    }
+}
+
+/// Whether a failure says that nobody is there, and not that somebody said no.
+fn has_no_answer(kind: Kind) -> bool {
+    match kind {
+        Kind::Network | Kind::Server => true,
+        Kind::Credentials
+        | Kind::Forbidden
+        | Kind::Missing
+        | Kind::NoWebhooksApi
+        | Kind::Conflict
+        | Kind::Rejected
+        | Kind::Throttled
+        | Kind::Unreadable => false,
+    }
+}
+
+/// The word for a failure of the account.
+fn reason(kind: Kind) -> Reason {
+    match kind {
+        Kind::Credentials => Reason::CredentialsRejected,
+        Kind::Forbidden => Reason::NotPermitted,
+        Kind::NoWebhooksApi => Reason::WebhooksNotAvailable,
+        Kind::Unreadable => Reason::Unreadable,
+        Kind::Throttled | Kind::Server | Kind::Network => Reason::Unreachable,
+        Kind::Missing | Kind::Conflict | Kind::Rejected => Reason::Rejected,
     }
 }
 

@@ -86,6 +86,7 @@ pub async fn gather(
     let roster = connection.as_ref().map_or_else(RosterView::default, |c| {
         view(c, recorded_id.as_deref(), &url, now)
     });
+    let recovered = connection.as_ref().and_then(|c| c.recovered());
     let world = World {
         webhook: WebhookIdentity {
             namespace,
@@ -109,7 +110,7 @@ pub async fn gather(
         keyring: stored.as_ref().map(|s| s.keyring.clone()),
         recorded_id,
         roster,
-        memory: memory.view(context.started, now),
+        memory: memory.view(context.started, recovered, now),
     };
     Ok(Gathered {
         world,

@@ -31,6 +31,8 @@ pub struct Remembered {
     pub trouble: Option<(String, Instant)>,
     /// Failures in a row.
     pub failures: u32,
+    /// When the last failure happened, if it was the account's: once that is ready again, there is nothing to wait for.
+    pub unanswered: Option<Instant>,
     /// What was last done to switch the webhook on, and when.
     pub recovery: Option<(Act, Instant)>,
     /// See [`Memory::patches`].
@@ -44,9 +46,10 @@ pub struct Remembered {
 }
 
 impl Remembered {
-    /// What the plan may see of it.
+    /// What the plan may see of it. `recovered`: when the account last became ready again.
     #[must_use]
-    pub fn view(&self, started: Instant, now: Instant) -> Memory {
+    pub fn view(&self, started: Instant, recovered: Option<Instant>, now: Instant) -> Memory {
+        let is_over = self.unanswered.is_some_and(|at| recovered > Some(at));
         let ago = |at: Instant| now.saturating_duration_since(at);
         Memory {
             running_for: ago(started),
@@ -58,10 +61,14 @@ impl Remembered {
                 ago: ago(*at),
                 ..refusal.clone()
             }),
-            trouble: self.trouble.as_ref().map(|(message, until)| Trouble {
-                message: message.clone(),
-                wait: until.saturating_duration_since(now),
-            }),
+            trouble: self
+                .trouble
+                .as_ref()
+                .filter(|_| !is_over)
+                .map(|(message, until)| Trouble {
+                    message: message.clone(),
+                    wait: until.saturating_duration_since(now),
+                }),
             recovery: self
                 .recovery
                 .map(|(act, at)| Attempted { ago: ago(at), act }),
@@ -78,6 +85,7 @@ impl Remembered {
             .saturating_mul(1 << self.failures.min(16))
             .min(LONGEST);
         self.failures = self.failures.saturating_add(1);
+        self.unanswered = None;
         self.trouble = Some((message, now + at_least.unwrap_or_default().max(pause)));
     }
 
@@ -102,11 +110,29 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..11 {
             memory.failed("x".to_owned(), None, now);
-            waits.push(memory.view(now, now).trouble.unwrap().wait.as_secs());
+            waits.push(memory.view(now, None, now).trouble.unwrap().wait.as_secs());
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
         memory.answered();
         memory.failed("x".to_owned(), Some(Duration::from_secs(30)), now);
-        assert_eq!(memory.view(now, now).trouble.unwrap().wait.as_secs(), 30);
+        assert_eq!(
+            memory.view(now, None, now).trouble.unwrap().wait.as_secs(),
+            30
+        );
+    }
+    #[test]
+    fn what_the_account_did_not_answer_is_tried_again_as_soon_as_it_is_back() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let mut memory = Remembered::default();
+        memory.failed("x".to_owned(), None, now);
+        let trouble = |memory: &Remembered, recovered| memory.view(now, recovered, now).trouble;
+        assert!(
+            trouble(&memory, Some(later)).is_some(),
+            "it was not the account's"
+        );
+        memory.unanswered = Some(now);
+        assert!(trouble(&memory, None).is_some() && trouble(&memory, Some(now)).is_some());
+        assert!(trouble(&memory, Some(later)).is_none());
     }
 }

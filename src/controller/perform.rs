@@ -23,8 +23,8 @@ use crate::webhook::rotation::{self, Entropy};
 use crate::webhook::step::{Change, Draft, KeyringChange, Step};
 use crate::webhook::world::{Attempt, Refusal, Test, World};
 
-/// The longest wait for an account that cannot be listed, before a webhook looks again by itself.
-const MINUTE: Duration = Duration::from_secs(60);
+/// How soon a webhook looks again by itself after a list that failed. Whoever lists next wakes it if that is news.
+const LIST_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a step changed of what the pass holds in its hands.
 pub enum Performed {
@@ -90,8 +90,10 @@ pub async fn perform(
                 Ok(()) => memory.listed_for.clone_from(&world.reconcile_requested),
                 Err(error) => {
                     // No failure of this webhook: the account paces the next try for everyone.
-                    let wait = connection.pause(MINUTE);
-                    memory.trouble = Some((error.detail, Instant::now() + wait));
+                    let now = Instant::now();
+                    let wait = connection.wait(now).max(LIST_AGAIN);
+                    memory.trouble = Some((error.detail, now + wait));
+                    memory.unanswered = Some(now);
                 }
             }
             Ok(Performed::Remote)
@@ -116,6 +118,7 @@ pub async fn perform(
         }
         Step::Test(id) => {
             let outcome = connection()?.client.test(id, &key(world, "test")).await;
+            connection()?.heard(&world.webhook.uid, &outcome);
             count(context, step, outcome.is_ok());
             memory.test = match &outcome {
                 Ok(()) => {
@@ -340,6 +343,7 @@ async fn settle(
     world: &World,
 ) {
     count(context, step, outcome.is_ok());
+    connection.heard(&world.webhook.uid, &outcome);
     let Err(error) = outcome else { return };
     let now = Instant::now();
     let (namespace, webhook_name) = (&world.webhook.namespace, &world.webhook.name);
@@ -387,6 +391,9 @@ async fn settle(
         Kind::Throttled | Kind::Server | Kind::Network | Kind::Unreadable => {}
     }
     memory.failed(error.detail, error.retry_after, now);
+    if matches!(error.kind, Kind::Network | Kind::Server) {
+        memory.unanswered = Some(now);
+    }
 }
 
 /// The idempotency key of a write: uid, number and verb. Two writes share one only if the first had no answer.

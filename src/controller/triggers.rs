@@ -7,6 +7,7 @@
 //! | a Secret, as metadata only | the webhooks and accounts that name it |
 //! | a keyring, as metadata only | its webhook |
 //! | the roster | the webhooks whose id or url is concerned |
+//! | the account's budget | the webhook whose turn it is |
 //! | whom an account allows | its webhooks, and those that would like to be |
 //! | the labels of a namespace, once a selector asks for them | its webhooks that use an account of another namespace |
 
@@ -372,6 +373,14 @@ async fn ring(
                 context.webhooks_of(&account)
             }
             Wake::Concerned(account, changes) => concerned(&context, &account, &changes),
+            Wake::One(asker) => {
+                let object = ObjectRef::new(&asker.name).within(&asker.namespace);
+                let bell = bell_of(&bells, &asker.namespace);
+                if bell.is_some_and(|b| b.webhooks.send(object).is_err()) {
+                    return;
+                }
+                continue;
+            }
             Wake::Guests(namespaces) => context.guests(&namespaces),
         };
         for webhook in concerned {

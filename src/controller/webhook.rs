@@ -1,22 +1,24 @@
 //! A pass over one webhook: gather, plan, perform, until there is nothing to do for now.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 
 use super::context::Context;
-use super::gather::{PassError, gather};
+use super::gather::{Gathered, PassError, gather};
 use super::memory::Remembered;
 use super::perform::{Performed, perform};
 use super::transitions;
+use crate::account::turns::{Asker, Turn, Urgency};
 use crate::cluster::secrets::StoredKeyring;
 use crate::cluster::{ClusterError, write};
+use crate::resources::keyring::WebhookIdentity;
 use crate::resources::webhook::{ChektWebhookStatus, TestPolicy};
 use crate::resources::{CONTROLLER_MANAGER, ChektWebhook};
 use crate::webhook::health::{self, Act};
-use crate::webhook::plan::plan;
+use crate::webhook::plan::{is_care, plan};
 use crate::webhook::report::{self, report};
 use crate::webhook::step::{Because, Rest, Step};
 use crate::webhook::world::World;
@@ -25,6 +27,9 @@ use crate::webhook::world::World;
 const MOST_STEPS: usize = 24;
 /// The pause after a pass that was not finished because somebody else wrote first.
 const AFTER_CONFLICT: Duration = Duration::from_millis(200);
+/// How soon a webhook that waits for its turn looks again by itself, should the account that gives turns be made anew
+/// meanwhile.
+const TURN: Duration = Duration::from_secs(60);
 /// The pause after a pass that Kubernetes kept from being finished.
 const AFTER_ERROR: Duration = Duration::from_secs(5);
 
@@ -89,6 +94,9 @@ async fn pass(
         if is_worth_a_write(world, &step) {
             webhook = report_to(context, webhook, world, &step).await?;
         }
+        if let Some(wait) = without_turn(&gathered, &step) {
+            return Ok(Action::requeue(wait));
+        }
         if let Step::Rest(Rest { because, again }) = step {
             if because == Because::Gone {
                 context.forget(&world.webhook.uid);
@@ -110,6 +118,38 @@ async fn pass(
         }
     }
     Ok(Action::requeue(Duration::from_secs(1)))
+}
+
+/// How long to wait, if it is not this webhook's turn. A pass never sleeps: there are few at once, and one of another
+/// account might need the place. Whoever rests no longer waits for a turn.
+fn without_turn(gathered: &Gathered, step: &Step) -> Option<Duration> {
+    let connection = gathered.connection.as_ref()?;
+    let WebhookIdentity {
+        namespace, name, ..
+    } = &gathered.world.webhook;
+    let asker = Asker {
+        namespace: namespace.clone(),
+        name: name.clone(),
+    };
+    if step.is_remote_write() {
+        let urgency = if is_care(&gathered.world, step) {
+            Urgency::Care
+        } else {
+            Urgency::Wanted
+        };
+        return match connection.client.ask(&asker, urgency) {
+            Turn::Now => None,
+            Turn::Later => Some(TURN),
+        };
+    }
+    if matches!(step, Step::Rest(_)) {
+        connection.client.leave(&asker);
+    }
+    let looks = matches!(step, Step::List(..));
+    connection
+        .client
+        .silent_for(Instant::now())
+        .filter(|_| looks)
 }
 
 /// A status is written when there is nothing more to do for now, and at once when an id or an outage must be put on

@@ -1,16 +1,18 @@
-//! The calls: five routes, each with a deadline, a budget and a bearer token, and none of them repeated.
+//! The calls: five routes, each with a deadline and a bearer token, and none of them repeated. A list waits for its turn
+//! here; whoever writes has asked for one before ([`PartnerClient::ask`]).
 //!
 //! The one exception is 401: it says that nothing was done, so after it a fresh token is fetched once and the
 //! call is made again. Everything else is for the plan to decide, which knows what a repetition would do.
 
 use std::future::ready;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
+use tokio::sync::Notify;
 use tower::BoxError;
 use tower::util::AndThenLayer;
 use url::Url;
@@ -21,6 +23,7 @@ use super::token::{Credentials, TokenSource};
 use super::wire::{self, Next};
 use crate::account::budget::Budget;
 use crate::account::roster::Listing;
+use crate::account::turns::{self, Asker, Turn, Turns, Urgency};
 use crate::leadership::fence::{Fence, NotLeading};
 use crate::resources::keyring::SigningSecret;
 use crate::resources::remote::{RemoteWebhook, is_loopback};
@@ -53,7 +56,11 @@ pub struct PartnerClient {
     http: Client,
     collection: Url,
     tokens: TokenSource,
-    budget: Mutex<Budget>,
+    turns: Mutex<Turns>,
+    /// Rings when somebody begins to wait.
+    waiting: Arc<Notify>,
+    /// Rings when a look at the account has its turn.
+    looking: Notify,
     fence: Fence,
 }
 
@@ -134,7 +141,9 @@ impl PartnerClient {
             http,
             collection,
             tokens,
-            budget: Mutex::new(budget),
+            turns: Mutex::new(Turns::new(budget)),
+            waiting: Arc::default(),
+            looking: Notify::new(),
             fence,
         })
     }
@@ -149,6 +158,7 @@ impl PartnerClient {
         let mut number = 1;
         let mut asked = false;
         for _ in 0..MOST_PAGES {
+            self.turn_to_look().await;
             let answer = match self.call(Method::GET, &target, true, None, None).await {
                 // A server that knows no pages may refuse the parameter; then the first page was all.
                 Err(error)
@@ -288,10 +298,50 @@ impl PartnerClient {
     /// How much longer the account must be silent because CHeKT asked for it.
     #[must_use]
     pub fn silent_for(&self, now: Instant) -> Option<Duration> {
-        self.budget
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .silent_for(now)
+        self.turns().budget().silent_for(now)
+    }
+
+    /// Asks for the turn that a write needs: the calls themselves do not wait. With [`Turn::Later`], whoever runs
+    /// [`PartnerClient::next_turn`] hears of it when it comes.
+    pub fn ask(&self, asker: &Asker, urgency: Urgency) -> Turn {
+        let turn = self.turns().ask(asker, urgency, Instant::now());
+        if turn == Turn::Later {
+            self.waiting.notify_one();
+        }
+        turn
+    }
+
+    /// Takes back what was asked for.
+    pub fn leave(&self, asker: &Asker) {
+        self.turns().leave(asker);
+    }
+
+    /// Gives the next turn. One for a look at the account is handed on here; a webhook must be woken.
+    pub fn next_turn(&self) -> turns::Next {
+        loop {
+            let next = self.turns().next(Instant::now());
+            match next {
+                turns::Next::Wake(asker) if asker == Asker::default() => self.looking.notify_one(),
+                next => return next,
+            }
+        }
+    }
+
+    /// Rings when somebody begins to wait.
+    #[must_use]
+    pub fn waiting(&self) -> Arc<Notify> {
+        Arc::clone(&self.waiting)
+    }
+
+    /// Waits for the turn of a look at the account.
+    async fn turn_to_look(&self) {
+        while self.ask(&Asker::default(), Urgency::Wanted) == Turn::Later {
+            self.looking.notified().await;
+        }
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn page(&self, number: u64) -> Url {
@@ -340,9 +390,12 @@ impl PartnerClient {
     ) -> Result<Answer, PartnerError> {
         let mut renewed = false;
         loop {
-            self.turn().await;
             self.fence.check().map_err(not_leading)?;
-            let token = self.tokens.bearer().await?;
+            let token = self.tokens.bearer().await.inspect_err(|error| {
+                if let Some(wait) = error.retry_after {
+                    self.turns().budget().pause(wait, Instant::now());
+                }
+            })?;
             let trace = Uuid::new_v4();
             let mut request = self
                 .http
@@ -369,23 +422,9 @@ impl PartnerClient {
                     if !self.tokens.forget(&token).await {
                         return Err(error);
                     }
+                    self.turns().budget().spend(Instant::now());
                 }
                 outcome => return outcome,
-            }
-        }
-    }
-
-    /// Waits until the budget allows one more call.
-    async fn turn(&self) {
-        loop {
-            let taken = self
-                .budget
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(Instant::now());
-            match taken {
-                Ok(()) => return,
-                Err(until) => tokio::time::sleep_until(until.into()).await,
             }
         }
     }
@@ -408,10 +447,7 @@ impl PartnerClient {
         let headers = answer.headers().clone();
         let retry_after = pause(&headers, status.as_u16(), SystemTime::now());
         if let Some(wait) = retry_after {
-            self.budget
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pause(wait, Instant::now());
+            self.turns().budget().pause(wait, Instant::now());
         }
         let body = read(&mut answer).await;
         if !status.is_success() {
@@ -466,9 +502,13 @@ fn looks_cut(count: usize) -> bool {
     count > 0 && (count.is_multiple_of(10) || count.is_multiple_of(25))
 }
 
+/// The longest silence that is believed of a header; the budget cuts it further. More than that is a mistake, such as a
+/// time in milliseconds.
+const BELIEVED: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long an answer asks for silence: `Retry-After` in seconds or as a date, and the reset time when nothing
 /// remains. Headers that make no sense are ignored.
-fn pause(headers: &HeaderMap, status: u16, now: SystemTime) -> Option<Duration> {
+pub(super) fn pause(headers: &HeaderMap, status: u16, now: SystemTime) -> Option<Duration> {
     let text = |name: &str| {
         headers
             .get(name)
@@ -479,7 +519,10 @@ fn pause(headers: &HeaderMap, status: u16, now: SystemTime) -> Option<Duration> 
     let since = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    let until = |second: u64| Duration::from_secs(second).checked_sub(since);
+    let until = |second: u64| {
+        let left = Duration::from_secs(second).checked_sub(since);
+        left.filter(|left| *left <= BELIEVED)
+    };
     let reset = (number("x-ratelimit-remaining") == Some(0))
         .then(|| number("x-ratelimit-reset"))
         .flatten();
@@ -487,7 +530,8 @@ fn pause(headers: &HeaderMap, status: u16, now: SystemTime) -> Option<Duration> 
     if status != 429 && status != 503 {
         return reset;
     }
-    let asked = number("retry-after").map(Duration::from_secs).or_else(|| {
+    let seconds = number("retry-after").map(Duration::from_secs);
+    let asked = seconds.filter(|s| *s <= BELIEVED).or_else(|| {
         let date = k8s_openapi::jiff::fmt::rfc2822::parse(text("retry-after")?).ok()?;
         until(u64::try_from(date.timestamp().as_second()).ok()?)
     });
@@ -610,6 +654,25 @@ mod tests {
         assert_eq!(
             ask(429, &[("retry-after", "Thu, 01 Jan 1970 00:16:50 +0000")]),
             Some(10)
+        );
+        assert_eq!(
+            ask(429, &[("retry-after", "Thu, 01 Jan 1970 00:16:50 GMT")]),
+            Some(10)
+        );
+        // A date that has passed, and absurd ones.
+        for absurd in [
+            "Thu, 01 Jan 1970 00:16:00 GMT",
+            "Fri, 01 Jan 2100 00:00:00 GMT",
+            "99999999999",
+            "-3",
+            "1.5",
+        ] {
+            assert_eq!(ask(429, &[("retry-after", absurd)]), Some(5), "{absurd}");
+        }
+        let in_milliseconds = ("x-ratelimit-reset", "1003000");
+        assert_eq!(
+            ask(200, &[("x-ratelimit-remaining", "0"), in_milliseconds]),
+            None
         );
         assert_eq!(ask(429, &[]), Some(5));
         assert_eq!(ask(429, &[("retry-after", "soon")]), Some(5));

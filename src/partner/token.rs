@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::assertion::{self, SigningKey};
 use super::fault::{Kind, PartnerError, cause};
+use super::http::pause;
 use crate::account::credentials::TokenCache;
 
 /// Who we are to CHeKT.
@@ -148,15 +149,19 @@ impl TokenSource {
         form: Vec<(&'static str, String)>,
     ) -> Result<(SecretString, Value), PartnerError> {
         let answer = self.http.post(url.clone()).form(&form).send().await;
-        let (status, body) = match answer {
-            Ok(answer) => (answer.status(), answer.text().await.unwrap_or_default()),
+        let (status, wait, body) = match answer {
+            Ok(answer) => {
+                let status = answer.status();
+                let wait = pause(answer.headers(), status.as_u16(), SystemTime::now());
+                (status, wait, answer.text().await.unwrap_or_default())
+            }
             Err(error) => {
                 let detail = format!("the token endpoint cannot be reached: {}", cause(&error));
                 return Err(PartnerError::new(Kind::Network, false, detail));
             }
         };
         if !status.is_success() {
-            let mut error = PartnerError::from_answer(status.as_u16(), false, &body, None);
+            let mut error = PartnerError::from_answer(status.as_u16(), false, &body, wait);
             for (name, value) in &form {
                 if matches!(*name, "client_secret" | "client_assertion") {
                     error = error.without(value);

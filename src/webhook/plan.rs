@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::step::{Because, Draft, KeyringChange, Rest, Step};
 use super::world::{AccountView, Attempt, Test, WantedSecret, World};
 use super::{drift, health, removal, rotation};
+use crate::resources::conditions::{self, SYNCED};
 use crate::resources::keyring::Keyring;
 use crate::resources::reasons::Reason;
 use crate::resources::remote::{RemoteWebhook, SETTLE};
@@ -71,6 +72,31 @@ pub fn plan(world: &World) -> Step {
     match &world.keyring {
         Some(keyring) if !rotation::wants_new_key(world, keyring) => wanted(world, keyring),
         _ => Step::Keyring(KeyringChange::Next),
+    }
+}
+
+/// Whether a remote write is the operator's own care, which lets go first what people have asked for: a drift that is put
+/// right although it was in sync as written, a twin that is removed, a test delivery.
+#[must_use]
+pub fn is_care(world: &World, step: &Step) -> bool {
+    match step {
+        Step::Test(_) => true,
+        Step::Delete(id, _) => !world.deleting && world.recorded_id.as_deref() != Some(id),
+        Step::Patch(_, change) => {
+            let synced = conditions::find(&world.status.conditions, SYNCED);
+            !change.reactivate
+                && change.key.is_none()
+                && synced.is_some_and(|c| {
+                    c.status == "True" && c.observed_generation == Some(world.generation)
+                })
+        }
+        Step::AddFinalizer
+        | Step::Keyring(_)
+        | Step::List(..)
+        | Step::Create(_)
+        | Step::RemoveKeyring
+        | Step::ReleaseFinalizer(_)
+        | Step::Rest(_) => false,
     }
 }
 

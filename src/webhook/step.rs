@@ -31,6 +31,22 @@ pub enum Step {
     Rest(Rest),
 }
 
+impl Step {
+    /// Whether it is a request to CHeKT that changes something.
+    #[must_use]
+    pub fn is_remote_write(&self) -> bool {
+        match self {
+            Step::Create(_) | Step::Patch(..) | Step::Delete(..) | Step::Test(_) => true,
+            Step::AddFinalizer
+            | Step::Keyring(_)
+            | Step::List(..)
+            | Step::RemoveKeyring
+            | Step::ReleaseFinalizer(_)
+            | Step::Rest(_) => false,
+        }
+    }
+}
+
 /// A webhook to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {

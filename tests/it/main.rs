@@ -37,6 +37,7 @@ mod replicas;
 mod resources;
 mod rings;
 mod sandbox;
+mod shared;
 mod storm;
 mod tenancy;
 mod tls;
