@@ -3,7 +3,8 @@
 //! While the budget lasts everybody goes at once. When it does not, requests wait here, and three rules say who is
 //! next: what people have just asked for goes before what is put right again, namespaces take turns, and within one
 //! namespace the first who came is the first who goes. So a namespace with five hundred changes does not keep another
-//! one's single edit waiting.
+//! one's single edit waiting. A look at the account goes first, since many may wait for what it shows, but takes no more
+//! than every other turn: a list may have many pages.
 //!
 //! Nobody sleeps while waiting: a request that is not its turn yet is written down, and its webhook is woken when it
 //! is. A turn that is given is kept for a while and then lost, since the wish may have gone.
@@ -19,14 +20,13 @@ const KEPT: Duration = Duration::from_secs(20);
 /// How pressing a request is, the most pressing first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
-    /// Somebody has asked for it: a new webhook, an edit, a deletion. Also a look at the account, without which none of
-    /// them could go on.
+    /// Somebody has asked for it: a new webhook, an edit, a deletion.
     Wanted,
     /// The operator's own care: a drift that is put right, a twin that is removed, a test delivery.
     Care,
 }
 
-/// Who asks: a webhook, or the account itself, which is in no namespace.
+/// Who asks: a webhook, or, without a name, the account itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Asker {
     /// Its namespace.
@@ -70,6 +70,8 @@ pub struct Turns {
     wanted: Lane,
     care: Lane,
     urgency: HashMap<Asker, Urgency>,
+    /// Whether a look at the account had the last turn.
+    looked: bool,
     given: HashMap<Asker, Instant>,
 }
 
@@ -115,6 +117,7 @@ impl Turns {
             wanted: Lane::default(),
             care: Lane::default(),
             urgency: HashMap::new(),
+            looked: false,
             given: HashMap::new(),
         }
     }
@@ -138,7 +141,9 @@ impl Turns {
             Some(old) => self.lane(old).remove(asker),
             None => {}
         }
-        self.lane(urgency).push(asker);
+        if *asker != Asker::default() {
+            self.lane(urgency).push(asker);
+        }
         Turn::Later
     }
 
@@ -158,9 +163,15 @@ impl Turns {
         if let Err(at) = self.budget.take(now) {
             return Next::At(at);
         }
-        let Some(asker) = self.wanted.pop().or_else(|| self.care.pop()) else {
-            return Next::Nobody;
+        let look = Asker::default();
+        let looks = self.urgency.contains_key(&look);
+        let webhook = if looks && !self.looked {
+            None
+        } else {
+            self.wanted.pop().or_else(|| self.care.pop())
         };
+        self.looked = webhook.is_none();
+        let asker = webhook.unwrap_or(look);
         self.urgency.remove(&asker);
         self.given.insert(asker.clone(), now + KEPT);
         Next::Wake(asker)
@@ -239,10 +250,10 @@ mod tests {
                 ],
                 vec!["a/2", "a/3", "a/1", "b/1"],
             ),
-            // The account itself is one of the namespaces.
+            // A look at the account goes first.
             (
                 vec![("a/1", Wanted), ("a/2", Wanted), ("/", Wanted)],
-                vec!["a/1", "/", "a/2"],
+                vec!["/", "a/1", "a/2"],
             ),
             // Who asks again keeps the place, and who asks more urgently changes the line.
             (
@@ -276,6 +287,28 @@ mod tests {
         assert_eq!(order.len(), 501);
         let place = order.iter().position(|a| a.namespace == "small");
         assert!(place.unwrap() <= 1, "{place:?}");
+    }
+
+    #[test]
+    fn a_list_of_many_pages_takes_every_other_turn() {
+        let mut now = Instant::now();
+        let mut turns = busy(now);
+        let look = Asker::default();
+        for name in ["a/1", "a/2"] {
+            turns.ask(&asker(name), Urgency::Wanted, now);
+        }
+        let mut order = Vec::new();
+        for _ in 0..5 {
+            // The next page, as soon as the last one is there.
+            turns.ask(&look, Urgency::Wanted, now);
+            turns.ask(&look, Urgency::Wanted, now);
+            now += S;
+            match turns.next(now) {
+                Next::Wake(asker) => order.push(asker.name),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(order, ["", "1", "", "2", ""]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::health::{Act, Attempted};
-use super::plan::{ASK_AGAIN, FRESH, plan};
+use super::plan::{ASK_AGAIN, FRESH, is_care, plan};
 use super::report::report;
 use super::rotation::{self, Entropy};
 use super::step::{Because, KeyringChange, Rest, Step};
@@ -380,6 +380,43 @@ fn what_another_webhook_keeps_is_neither_put_on_record_nor_deleted() {
         w.memory.attempt = Attempt::Open;
     });
     assert!(matches!(plan(&own), Step::Delete(id, _) if id == "w1"));
+}
+
+#[test]
+fn what_people_asked_for_goes_before_the_operators_own_care() {
+    let drifted = |w: &mut World| {
+        let step = plan(w);
+        w.status.conditions = report(w, &step).conditions;
+        w.roster.recorded.as_mut().unwrap().events.pop();
+    };
+    let care = |world: World| {
+        let step = plan(&world);
+        assert!(
+            step.is_remote_write() || matches!(step, Step::Keyring(_)),
+            "{step:?}"
+        );
+        // The number for the write comes first, and this is about the write.
+        let step = match step {
+            Step::Keyring(_) => plan(&with(world.clone(), |w| w.memory.attempt = Attempt::Open)),
+            step => step,
+        };
+        assert!(step.is_remote_write(), "{step:?}");
+        is_care(&world, &step)
+    };
+    assert!(care(with(in_sync(), drifted)), "a drift");
+    let edited = with(in_sync(), |w| {
+        drifted(w);
+        w.generation += 1;
+    });
+    assert!(!care(edited), "an edit");
+    let twin = with(in_sync(), |w| w.roster.by_url.push(remote("twin")));
+    assert!(care(twin), "a twin");
+    let deleted = with(in_sync(), |w| w.deleting = true);
+    assert!(!care(deleted), "a deletion");
+    let off = with(in_sync(), |w| {
+        w.roster.recorded.as_mut().unwrap().state = Some("disabled".into());
+    });
+    assert!(!care(off), "what is switched off delivers nothing");
 }
 
 #[test]

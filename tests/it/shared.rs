@@ -84,7 +84,7 @@ async fn an_account_without_an_answer_is_tried_by_one_and_all_go_on_once_it_is_b
     ];
     stage
         .users
-        .apply(&webhooks(30, "alarm.triggered", &Value::Null))
+        .apply(&webhooks(60, "alarm.triggered", &Value::Null))
         .await?;
     stage.users.kubectl(&all).await?.ok()?;
 
@@ -96,7 +96,7 @@ async fn an_account_without_an_answer_is_tried_by_one_and_all_go_on_once_it_is_b
     let mark = stage.chekt.mark().await?;
     stage
         .users
-        .apply(&webhooks(30, "site.armed", &Value::Null))
+        .apply(&webhooks(60, "site.armed", &Value::Null))
         .await?;
     let ready = stage
         .users
@@ -145,7 +145,7 @@ async fn an_account_without_an_answer_is_tried_by_one_and_all_go_on_once_it_is_b
     })
     .await?;
     stage.users.kubectl(&all).await?.ok()?;
-    assert_eq!(stage.chekt.all_webhooks().await?.len(), 30);
+    assert_eq!(stage.chekt.all_webhooks().await?.len(), 60);
     Ok(())
 }
 
