@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
+use k8s_openapi::jiff::Timestamp;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
@@ -24,6 +25,7 @@ use super::wire::{self, Next};
 use crate::account::budget::Budget;
 use crate::account::roster::Listing;
 use crate::account::turns::{self, Asker, Turn, Turns, Urgency};
+use crate::delivery::retry;
 use crate::leadership::fence::{Fence, NotLeading};
 use crate::resources::keyring::SigningSecret;
 use crate::resources::remote::{RemoteWebhook, is_loopback};
@@ -530,11 +532,10 @@ pub(super) fn pause(headers: &HeaderMap, status: u16, now: SystemTime) -> Option
     if status != 429 && status != 503 {
         return reset;
     }
-    let seconds = number("retry-after").map(Duration::from_secs);
-    let asked = seconds.filter(|s| *s <= BELIEVED).or_else(|| {
-        let date = k8s_openapi::jiff::fmt::rfc2822::parse(text("retry-after")?).ok()?;
-        until(u64::try_from(date.timestamp().as_second()).ok()?)
-    });
+    let now = Timestamp::try_from(now).unwrap_or_default();
+    let asked = text("retry-after").and_then(|t| retry::asked(t, now));
+    // No wait at all is what a date in the past says, and that is a clock that is wrong.
+    let asked = asked.filter(|wait| !wait.is_zero() && *wait <= BELIEVED);
     match (asked, reset) {
         (Some(a), Some(b)) => Some(a.max(b)),
         (a, b) => a
@@ -665,6 +666,7 @@ mod tests {
             "Fri, 01 Jan 2100 00:00:00 GMT",
             "99999999999",
             "-3",
+            "0",
             "1.5",
         ] {
             assert_eq!(ask(429, &[("retry-after", absurd)]), Some(5), "{absurd}");
