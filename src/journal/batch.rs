@@ -6,18 +6,25 @@
 //! `fsync`. Pages of 1, 2 or 8 KiB, a log that is worked off four times more rarely, a cache of 16 MB and mmap made
 //! less difference than one run has from the next, or made it worse, so SQLite's defaults stay.
 
+use std::collections::VecDeque;
+
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{CachedStatement, Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::dead::Replayed;
+use super::keys::{Keys, Named};
 use super::record::{self, DEAD, PENDING, PUBLISHED, REPLAY};
 use super::{Appended, Depth, Entry, JournalError, Limits, MEMORY, Options, cursor, dead};
 use crate::delivery::pacing::Waiting;
 use crate::delivery::{DeliveryKey, Received};
 
 /// Rows that are forgotten, or tried again, in one commit: deliveries must not wait for housekeeping.
-const SLICE: usize = 256;
+const SLICE: i64 = 256;
+/// The most commands in one commit, so that the first of them does not wait for ever.
+pub const TOGETHER: usize = 512;
+/// Rows that are forgotten in one commit because there are too many: as many as a commit can bring.
+const MOST: i64 = 512;
 
 /// Where an answer goes. Whoever asked may be gone.
 pub type Reply<T> = oneshot::Sender<Result<T, JournalError>>;
@@ -102,12 +109,25 @@ pub struct Tally {
     pub forget: Option<Timestamp>,
 }
 
-/// What a commit will have done, once it has been made.
-pub struct Batch<'a> {
+/// What is asked for in one commit and what comes of it. The writer has one and uses it again and again.
+#[derive(Default)]
+pub struct Work {
+    /// What is asked for.
+    pub commands: VecDeque<Command>,
+    /// What was written and waits to be published.
+    pub fresh: Vec<Entry>,
+    /// What is said after the commit.
+    pub answers: Vec<Answer>,
+}
+
+/// A commit that is being made.
+struct Batch<'a> {
+    connection: &'a Connection,
+    insert: CachedStatement<'a>,
     options: Options,
     tally: Tally,
+    keys: &'a mut Keys,
     fresh: &'a mut Vec<Entry>,
-    answers: &'a mut Vec<Answer>,
 }
 
 impl Tally {
@@ -166,99 +186,100 @@ impl Tally {
     }
 }
 
-/// Does what was asked for and some housekeeping in one transaction, and returns what is so afterwards. After an
-/// error nothing of it was done, and every command has its answer all the same.
+/// Does what is asked for and some housekeeping in one transaction, and returns what is so afterwards. After an error
+/// nothing of it was done, `keys` are what they were, and what was not even begun is still in `work`.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn commit(
-    connection: &mut Connection,
+    connection: &Connection,
     options: Options,
     tally: Tally,
-    commands: Vec<Command>,
+    keys: &mut Keys,
+    work: &mut Work,
     now: Timestamp,
-    fresh: &mut Vec<Entry>,
-    answers: &mut Vec<Answer>,
 ) -> rusqlite::Result<Tally> {
+    let done = transact(connection, options, tally, keys, work, now);
+    if done.is_ok() {
+        keys.keep();
+    } else {
+        keys.put_back();
+        work.fresh.clear();
+    }
+    done
+}
+
+fn transact(
+    connection: &Connection,
+    options: Options,
+    tally: Tally,
+    keys: &mut Keys,
+    work: &mut Work,
+    now: Timestamp,
+) -> rusqlite::Result<Tally> {
+    let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    // It is looked up once, and not once for each row.
+    let insert = connection.prepare_cached(record::INSERT)?;
     let mut batch = Batch {
+        connection,
+        insert,
         options,
         tally,
-        fresh,
-        answers,
+        keys,
+        fresh: &mut work.fresh,
     };
-    let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-    let (transaction, mut outcome) = match begun {
-        Ok(transaction) => (Some(transaction), Ok(())),
-        Err(error) => (None, Err(error)),
-    };
-    for command in commands {
-        let connection = transaction.as_deref().filter(|_| outcome.is_ok());
-        if let Err(error) = batch.perform(connection, command) {
-            outcome = Err(error);
-        }
+    while let Some(command) = work.commands.pop_front() {
+        batch.perform(command, &mut work.answers)?;
     }
-    outcome?;
-    if let Some(connection) = transaction.as_deref() {
-        batch.keep_house(connection, now)?;
-    }
+    batch.keep_house(now)?;
     let tally = batch.tally;
-    transaction.map_or(Ok(()), Transaction::commit)?;
+    drop(batch);
+    transaction.commit()?;
     Ok(tally)
 }
 
 impl Batch<'_> {
-    /// Performs one command, or with no connection only prepares its answer.
-    fn perform(
-        &mut self,
-        connection: Option<&Connection>,
-        command: Command,
-    ) -> rusqlite::Result<()> {
+    /// Performs one command. Its answer is there even after an error.
+    fn perform(&mut self, command: Command, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
         let (reply, done) = match command {
             Command::Append(received, reply) => {
-                let done = connection.map(|c| self.append(c, *received)).transpose();
-                let (result, done) = match done {
-                    Ok(result) => (result.unwrap_or(Ok(Appended::Known)), Ok(())),
+                let (result, done) = match self.append(*received) {
+                    Ok(result) => (result, Ok(())),
                     Err(error) => (Ok(Appended::Known), Err(error)),
                 };
-                self.answers.push(Answer::Append(reply, result));
+                answers.push(Answer::Append(reply, result));
                 return done;
             }
-            Command::Settle(key, at, reply) => {
-                (reply, connection.map(|c| self.settle(c, &key, at)))
-            }
-            Command::Bury(key, reason, at, reply) => {
-                (reply, connection.map(|c| self.bury(c, &key, &reason, at)))
-            }
+            Command::Settle(key, at, reply) => (reply, self.settle(&key, at)),
+            Command::Bury(key, reason, at, reply) => (reply, self.bury(&key, &reason, at)),
             Command::Told(uid, up_to, at, reply) => {
-                (reply, connection.map(|c| dead::told(c, &uid, up_to, at)))
+                (reply, dead::told(self.connection, &uid, up_to, at))
             }
-            Command::Advance(seq, reply) => (reply, connection.map(|c| self.advance(c, seq))),
+            Command::Advance(seq, reply) => (reply, self.advance(seq)),
             // The writer keeps these to itself.
             Command::Sweep(..) | Command::Suspect(..) => return Ok(()),
-            Command::Close(reply) => (reply, None),
+            Command::Close(reply) => (reply, Ok(())),
         };
-        self.answers.push(Answer::Done(reply));
-        done.unwrap_or(Ok(()))
+        answers.push(Answer::Done(reply));
+        done
     }
 
-    fn append(
-        &mut self,
-        connection: &Connection,
-        received: Received,
-    ) -> rusqlite::Result<Result<Appended, JournalError>> {
-        let size = record::size(&received.body);
-        if !self.tally.has_room(self.options.limits, size) {
-            // A copy of what is on disk may still be acknowledged: it costs no room.
-            return Ok(if record::is_known(connection, &received)? {
-                Ok(Appended::Known)
-            } else {
-                Err(JournalError::Full)
-            });
-        }
-        let seq = self.tally.last + 1;
-        if !record::insert(connection, seq, &received)? {
+    fn append(&mut self, received: Received) -> rusqlite::Result<Result<Appended, JournalError>> {
+        // A copy costs no room.
+        if self.keys.knows(&received.key, received.occurrence.as_ref()) {
             return Ok(Ok(Appended::Known));
         }
+        let size = record::size(&received.body);
+        if !self.tally.has_room(self.options.limits, size) {
+            return Ok(Err(JournalError::Full));
+        }
+        let seq = self.tally.last + 1;
+        record::insert(&mut self.insert, seq, &received)?;
+        self.keys.add(&Named {
+            seq,
+            key: received.key,
+            occurrence: received.occurrence,
+        });
         self.tally.last = seq;
         self.tally.depth.pending += 1;
         self.tally.depth.bytes += size;
@@ -270,18 +291,16 @@ impl Batch<'_> {
         Ok(Ok(Appended::New))
     }
 
-    fn settle(
-        &mut self,
-        connection: &Connection,
-        key: &DeliveryKey,
-        at: Timestamp,
-    ) -> rusqlite::Result<()> {
+    fn settle(&mut self, key: &DeliveryKey, at: Timestamp) -> rusqlite::Result<()> {
         let kept_beyond = if self.options.sink {
             self.tally.cursor
         } else {
             i64::MAX
         };
-        if let Some(size) = record::settle(connection, key, at, kept_beyond)? {
+        let Some(seq) = self.keys.find(key) else {
+            return Ok(());
+        };
+        if let Some(size) = record::settle(self.connection, seq, at, kept_beyond)? {
             self.tally.depth.pending -= 1;
             self.tally.depth.bytes -= size;
             self.tally.keys += 1;
@@ -289,14 +308,11 @@ impl Batch<'_> {
         Ok(())
     }
 
-    fn bury(
-        &mut self,
-        connection: &Connection,
-        key: &DeliveryKey,
-        reason: &str,
-        at: Timestamp,
-    ) -> rusqlite::Result<()> {
-        if let Some(size) = dead::bury(connection, key, reason, at)? {
+    fn bury(&mut self, key: &DeliveryKey, reason: &str, at: Timestamp) -> rusqlite::Result<()> {
+        let Some(seq) = self.keys.find(key) else {
+            return Ok(());
+        };
+        if let Some(size) = dead::bury(self.connection, seq, reason, at)? {
             self.tally.depth.pending -= 1;
             self.tally.depth.bytes -= size;
             self.tally.depth.dead += 1;
@@ -306,47 +322,48 @@ impl Batch<'_> {
     }
 
     /// The sink has taken everything up to `seq`, or has given it up.
-    fn advance(&mut self, connection: &Connection, seq: i64) -> rusqlite::Result<()> {
+    fn advance(&mut self, seq: i64) -> rusqlite::Result<()> {
         let seq = seq.min(self.tally.last);
         if seq <= self.tally.cursor {
             return Ok(());
         }
         if self.options.sink {
-            let (rows, bytes) = record::count_whole(connection, self.tally.cursor, seq)?;
+            let (rows, bytes) = record::count_whole(self.connection, self.tally.cursor, seq)?;
             self.tally.depth.sink_pending -= rows;
             self.tally.depth.sink_bytes -= bytes;
         }
-        record::strip(connection, self.tally.cursor, seq)?;
-        cursor::set_sink(connection, seq)?;
+        record::strip(self.connection, self.tally.cursor, seq)?;
+        cursor::set_sink(self.connection, seq)?;
         self.tally.cursor = seq;
         Ok(())
     }
 
-    fn keep_house(&mut self, connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
-        self.bound_dead(connection)?;
+    fn keep_house(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+        self.bound_dead()?;
         if self.options.sink {
-            self.bound_sink(connection)?;
+            self.bound_sink()?;
         }
         if self.tally.replays && !self.tally.cramped {
-            self.replay(connection, now)?;
+            self.replay(now)?;
         }
-        self.forget(connection)
+        self.forget()
     }
 
     /// The oldest dead letters make room for the youngest.
-    fn bound_dead(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    fn bound_dead(&mut self) -> rusqlite::Result<()> {
         let limits = self.options.limits;
         while self.tally.depth.dead > limits.max_dead
             || self.tally.depth.dead_bytes > limits.max_dead_bytes
         {
             // All that is left is to be tried again.
-            let Some((seq, size)) = dead::forget_oldest(connection)? else {
+            let Some((named, size)) = dead::forget_oldest(self.connection)? else {
                 break;
             };
+            self.keys.remove(&named);
             self.tally.depth.dead -= 1;
             self.tally.depth.dead_bytes -= size;
             self.tally.dropped += 1;
-            if self.options.sink && seq > self.tally.cursor {
+            if self.options.sink && named.seq > self.tally.cursor {
                 self.tally.depth.sink_pending -= 1;
                 self.tally.depth.sink_bytes -= size;
                 self.tally.depth.sink_skipped += 1;
@@ -356,7 +373,7 @@ impl Batch<'_> {
     }
 
     /// The sink must not make the journal grow, nor turn deliveries away: what it does not take in time it misses.
-    fn bound_sink(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    fn bound_sink(&mut self) -> rusqlite::Result<()> {
         let limits = self.options.limits;
         loop {
             let depth = self.tally.depth;
@@ -366,7 +383,7 @@ impl Batch<'_> {
                 return Ok(());
             }
             let mut up_to = self.tally.cursor;
-            for (seq, size) in cursor::oldest(connection, self.tally.cursor, 512)? {
+            for (seq, size) in cursor::oldest(self.connection, self.tally.cursor, 512)? {
                 if rows <= 0 && bytes <= 0 {
                     break;
                 }
@@ -375,7 +392,7 @@ impl Batch<'_> {
             if up_to == self.tally.cursor {
                 return Ok(());
             }
-            self.advance(connection, up_to)?;
+            self.advance(up_to)?;
             self.tally.depth.sink_skipped += depth
                 .sink_pending
                 .saturating_sub(self.tally.depth.sink_pending);
@@ -383,8 +400,8 @@ impl Batch<'_> {
     }
 
     /// Takes up what is to be tried again, as far as there is room.
-    fn replay(&mut self, connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
-        let marked = dead::marked(connection, SLICE)?;
+    fn replay(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+        let marked = dead::marked(self.connection, SLICE)?;
         self.tally.replays = !marked.is_empty();
         for (seq, size) in marked {
             if !self.tally.has_room(self.options.limits, size) {
@@ -392,7 +409,7 @@ impl Batch<'_> {
                 break;
             }
             let strip = !self.options.sink || seq <= self.tally.cursor;
-            let replayed = dead::replay(connection, seq, now, strip)?;
+            let replayed = dead::replay(self.connection, self.keys, seq, now, strip)?;
             if replayed.is_some() {
                 self.tally.depth.dead -= 1;
                 self.tally.depth.dead_bytes -= size;
@@ -421,23 +438,29 @@ impl Batch<'_> {
     }
 
     /// Forgets some keys that are old, or that are too many.
-    fn forget(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let Some(before) = self.tally.forget else {
-            return Ok(());
-        };
-        let most = i64::try_from(SLICE).unwrap_or(i64::MAX);
-        let taken = self.options.sink;
-        let mut gone = record::forget_published(connection, before, taken, most)?;
-        self.tally.keys -= i64::try_from(gone).unwrap_or(0);
+    fn forget(&mut self) -> rusqlite::Result<()> {
+        // A commit can publish no more than it has commands: what is beyond the bound does not pile up.
         let beyond = self.tally.keys - self.options.limits.max_keys;
-        if gone == 0 && beyond > 0 {
-            gone = record::forget_published(connection, Timestamp::MAX, taken, beyond.min(most))?;
-            self.tally.keys -= i64::try_from(gone).unwrap_or(0);
+        let mut gone = 0;
+        if beyond > 0 {
+            gone += self.forget_before(Timestamp::MAX, beyond.min(MOST))?;
         }
-        if gone == 0 {
-            self.tally.forget = None;
+        if let Some(before) = self.tally.forget {
+            gone += self.forget_before(before, SLICE)?;
+            if gone == 0 {
+                self.tally.forget = None;
+            }
         }
         Ok(())
+    }
+
+    fn forget_before(&mut self, before: Timestamp, most: i64) -> rusqlite::Result<i64> {
+        let (keys, taken) = (&mut *self.keys, self.options.sink);
+        let gone = record::forget_published(self.connection, before, taken, most, |named| {
+            keys.remove(named);
+        })?;
+        self.tally.keys -= gone;
+        Ok(gone)
     }
 }
 

@@ -10,6 +10,7 @@
 use k8s_openapi::jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::keys::{Keys, Named};
 use super::record::{DEAD, PENDING, REPLAY, time};
 use super::{Untold, record};
 use crate::delivery::note::bounded;
@@ -53,24 +54,24 @@ pub enum Replayed {
     Copy,
 }
 
-/// Makes a pending row a dead letter. Returns its size if it was pending.
+/// Makes a row a dead letter if it is pending. Returns its size if it was.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn bury(
     connection: &Connection,
-    key: &DeliveryKey,
+    seq: i64,
     reason: &str,
     at: Timestamp,
 ) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached(
             "UPDATE records SET state = ?4, settled_at = ?2, reason = ?3 \
-             WHERE key = ?1 AND state = ?5 RETURNING size",
+             WHERE seq = ?1 AND state = ?5 RETURNING size",
         )?
         .query_row(
             params![
-                key.as_bytes(),
+                seq,
                 at.as_microsecond(),
                 bounded(reason, LONGEST_REASON),
                 DEAD,
@@ -81,17 +82,17 @@ pub fn bury(
         .optional()
 }
 
-/// Drops the oldest dead letter. Returns its number and size.
+/// Drops the oldest dead letter. Returns what identified it, and its size.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn forget_oldest(connection: &Connection) -> rusqlite::Result<Option<(i64, i64)>> {
+pub fn forget_oldest(connection: &Connection) -> rusqlite::Result<Option<(Named, i64)>> {
     connection
         .prepare_cached(
             "DELETE FROM records WHERE seq = (SELECT seq FROM records WHERE state = ?1 \
-             ORDER BY settled_at LIMIT 1) RETURNING seq, size",
+             ORDER BY settled_at LIMIT 1) RETURNING seq, key, occurrence, size",
         )?
-        .query_row([DEAD], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row([DEAD], |row| Ok((Named::read(row)?, row.get(3)?)))
         .optional()
 }
 
@@ -189,8 +190,7 @@ pub fn mark(connection: &Connection, seq: i64) -> rusqlite::Result<bool> {
 ///
 /// # Errors
 /// What SQLite says.
-pub fn marked(connection: &Connection, most: usize) -> rusqlite::Result<Vec<(i64, i64)>> {
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
+pub fn marked(connection: &Connection, most: i64) -> rusqlite::Result<Vec<(i64, i64)>> {
     let mut statement = connection.prepare_cached(
         "SELECT seq, size FROM records WHERE state = ?1 ORDER BY settled_at LIMIT ?2",
     )?;
@@ -204,17 +204,31 @@ pub fn marked(connection: &Connection, most: usize) -> rusqlite::Result<Vec<(i64
 /// What SQLite says.
 pub fn replay(
     connection: &Connection,
+    keys: &mut Keys,
     seq: i64,
     now: Timestamp,
     strip: bool,
 ) -> rusqlite::Result<Option<Replayed>> {
-    let Some(received) = record::load(connection, seq, REPLAY)? else {
+    let Some(kept) = record::load(connection, seq, REPLAY)? else {
         return Ok(None);
     };
-    let received = received.read_again();
-    let changed = connection
+    let before = Named {
+        seq,
+        key: kept.key,
+        occurrence: kept.occurrence,
+    };
+    let received = kept.read_again();
+    let known = received
+        .occurrence
+        .as_ref()
+        .and_then(|occurrence| keys.find_occurrence(occurrence));
+    if known.is_some_and(|other| other != seq) {
+        record::settle_row(connection, seq, now, strip)?;
+        return Ok(Some(Replayed::Copy));
+    }
+    connection
         .prepare_cached(
-            "UPDATE OR IGNORE records SET state = ?2, class = ?3, occurrence = ?4, settled_at = NULL, reason = NULL, \
+            "UPDATE records SET state = ?2, class = ?3, occurrence = ?4, settled_at = NULL, reason = NULL, \
              told_at = NULL WHERE seq = ?1",
         )?
         .execute(params![
@@ -223,10 +237,11 @@ pub fn replay(
             received.class.rank(),
             received.occurrence.as_ref().map(DeliveryKey::as_bytes),
         ])?;
-    if changed == 0 {
-        record::settle_row(connection, seq, now, strip)?;
-        return Ok(Some(Replayed::Copy));
-    }
+    keys.remove(&before);
+    keys.add(&Named {
+        occurrence: received.occurrence,
+        ..before
+    });
     Ok(Some(Replayed::Pending(Box::new(received))))
 }
 

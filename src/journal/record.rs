@@ -1,12 +1,14 @@
 //! One delivery as a row, there and back.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::Timestamp;
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 
 use super::Entry;
+use super::keys::Named;
 use crate::delivery::pacing::Waiting;
 use crate::delivery::{Class, DeliveryKey, KeyPlace, Received};
 use crate::resources::keyring::WebhookIdentity;
@@ -26,40 +28,45 @@ pub const STRIPPED: i64 = -1;
 /// What [`received`] reads, in its order.
 const COLUMNS: &str = "key, occurrence, class, namespace, name, uid, key_id, received_at, webhook_id, labels, body, place";
 
-/// Inserts a pending row under a number, unless one with this key or occurrence is there. Returns whether it did.
+/// The statement of [`insert`].
+pub const INSERT: &str = "\
+INSERT INTO records (seq, key, occurrence, state, class, namespace, name, uid, key_id, received_at, webhook_id, labels, \
+size, body, place) VALUES (?1, ?2, ?3, 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+
+/// Inserts a pending row under a number. Whether it is a copy was asked before ([`super::keys`]).
 ///
 /// The number is the caller's: SQLite would give out that of a forgotten row again, which a cursor has passed.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn insert(connection: &Connection, seq: i64, received: &Received) -> rusqlite::Result<bool> {
-    // A map of strings can always be written as JSON, so the default is never used.
-    let labels = serde_json::to_string(&received.labels).unwrap_or_default();
-    let inserted = connection
-        .prepare_cached(
-            "INSERT INTO records (seq, key, occurrence, state, class, namespace, name, uid, key_id, received_at, \
-             webhook_id, labels, size, body, place) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) \
-             ON CONFLICT DO NOTHING",
-        )?
-        .execute(params![
-            seq,
-            received.key.as_bytes(),
-            received.occurrence.as_ref().map(DeliveryKey::as_bytes),
-            PENDING,
-            received.class.rank(),
-            received.webhook.namespace,
-            received.webhook.name,
-            received.webhook.uid,
-            received.key_id,
-            received.received_at.as_microsecond(),
-            received.webhook_id,
-            labels,
-            size(&received.body),
-            received.body,
-            place_number(received.place),
-        ])?;
-    Ok(inserted > 0)
+pub fn insert(
+    statement: &mut Statement<'_>,
+    seq: i64,
+    received: &Received,
+) -> rusqlite::Result<()> {
+    let labels = if received.labels.is_empty() {
+        Cow::Borrowed("{}")
+    } else {
+        // A map of strings can always be written as JSON, so the default is never used.
+        Cow::Owned(serde_json::to_string(&received.labels).unwrap_or_default())
+    };
+    statement.execute(params![
+        seq,
+        received.key.as_bytes(),
+        received.occurrence.as_ref().map(DeliveryKey::as_bytes),
+        received.class.rank(),
+        received.webhook.namespace,
+        received.webhook.name,
+        received.webhook.uid,
+        received.key_id,
+        received.received_at.as_microsecond(),
+        received.webhook_id,
+        labels,
+        size(&received.body),
+        received.body,
+        place_number(received.place),
+    ])?;
+    Ok(())
 }
 
 /// The size of a body as the journal counts it.
@@ -68,41 +75,25 @@ pub fn size(body: &[u8]) -> i64 {
     i64::try_from(body.len()).unwrap_or(i64::MAX)
 }
 
-/// Whether a copy is there, in whatever state.
-///
-/// # Errors
-/// What SQLite says.
-pub fn is_known(connection: &Connection, received: &Received) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached("SELECT 1 FROM records WHERE key = ?1 OR occurrence = ?2")?
-        .exists(params![
-            received.key.as_bytes(),
-            received.occurrence.as_ref().map(DeliveryKey::as_bytes)
-        ])
-}
-
-/// Marks a pending row as published. Its bytes go, unless its number is beyond `cursor`: then another reader still
-/// wants them. Returns its size if it was pending.
+/// Marks a row as published if it is pending. Its bytes go, unless its number is beyond `cursor`: then another reader
+/// still wants them. Returns its size if it was pending.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn settle(
     connection: &Connection,
-    key: &DeliveryKey,
+    seq: i64,
     at: Timestamp,
     cursor: i64,
 ) -> rusqlite::Result<Option<i64>> {
-    let found = connection
-        .prepare_cached("SELECT seq, size FROM records WHERE key = ?1 AND state = ?2")?
-        .query_row(params![key.as_bytes(), PENDING], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
+    let size = connection
+        .prepare_cached("SELECT size FROM records WHERE seq = ?1 AND state = 0")?
+        .query_row([seq], |row| row.get(0))
         .optional()?;
-    let Some((seq, size)) = found else {
-        return Ok(None);
-    };
-    settle_row(connection, seq, at, seq <= cursor)?;
-    Ok(Some(size))
+    if size.is_some() {
+        settle_row(connection, seq, at, seq <= cursor)?;
+    }
+    Ok(size)
 }
 
 /// Marks the row with this number as published, with or without its bytes.
@@ -142,7 +133,7 @@ pub fn strip(connection: &Connection, after: i64, up_to: i64) -> rusqlite::Resul
 }
 
 /// Forgets keys of deliveries that were published before a time, the oldest first and at most so many. With `taken`,
-/// only those whose bytes are gone. Returns how many.
+/// only those whose bytes are gone. Each is named to the caller; returns how many.
 ///
 /// # Errors
 /// What SQLite says.
@@ -151,13 +142,19 @@ pub fn forget_published(
     before: Timestamp,
     taken: bool,
     most: i64,
-) -> rusqlite::Result<usize> {
-    connection
-        .prepare_cached(
-            "DELETE FROM records WHERE seq IN (SELECT seq FROM records WHERE state = ?1 AND settled_at < ?2 \
-             AND (size < 0 OR NOT ?3) ORDER BY settled_at LIMIT ?4)",
-        )?
-        .execute(params![PUBLISHED, before.as_microsecond(), taken, most])
+    mut each: impl FnMut(&Named),
+) -> rusqlite::Result<i64> {
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM records WHERE seq IN (SELECT seq FROM records WHERE state = ?1 AND settled_at < ?2 \
+         AND (size < 0 OR NOT ?3) ORDER BY settled_at LIMIT ?4) RETURNING seq, key, occurrence",
+    )?;
+    let mut rows = statement.query(params![PUBLISHED, before.as_microsecond(), taken, most])?;
+    let mut gone = 0;
+    while let Some(row) = rows.next()? {
+        each(&Named::read(row)?);
+        gone += 1;
+    }
+    Ok(gone)
 }
 
 /// Rows in a state and the bytes of their bodies.

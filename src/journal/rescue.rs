@@ -11,6 +11,7 @@
 //!
 //! What can be read: rows are read in order from both ends until a page is broken, and one by one in between. Where
 //! the first page is broken, which holds the names of the tables, that of a fresh file is put in its place in a copy.
+//! Of what is there twice the first is kept.
 //! A row whose body is broken, or is not what was signed, becomes a dead letter: its webhook is told at least that
 //! something is lost. What SQLite's checksums refuse in the write-ahead log is no longer there for SQLite, and cannot
 //! be told from the half-written end that a crash leaves.
@@ -25,6 +26,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Row, params_from_iter};
 
 use super::files::{FILE, OpenError, PAGE};
+use super::keys::{Keys, Named};
 use super::record::{DEAD, PENDING, PUBLISHED, REPLAY, STRIPPED};
 use super::{cursor, schema};
 use crate::delivery::DeliveryKey;
@@ -41,8 +43,10 @@ const PATCHED: &str = "journal-patched.sqlite";
 const ASIDE: &str = "journal-damaged-";
 /// Files that SQLite keeps beside a database, by what their names end with.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
-/// The most numbers that are tried one by one between two broken pages. Rows in use lie much closer together.
-const SPAN: usize = 2_000_000;
+/// The most numbers that are tried one by one beside a broken page. Rows in use lie closer together.
+const SPAN: usize = 1_000_000;
+/// How far pending rows may lie from those that an index names.
+const NEAR: i64 = 200_000;
 
 /// What became of a damaged journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +75,7 @@ const HEAD: &str = "seq, key, occurrence, state, class, namespace, name, uid, ke
 /// Positions in [`HEAD`].
 const SEQ: usize = 0;
 const KEY: usize = 1;
+const OCCURRENCE: usize = 2;
 const STATE: usize = 3;
 const UID: usize = 7;
 const RECEIVED: usize = 9;
@@ -269,6 +274,8 @@ fn readable(file: &Path) -> Option<Connection> {
 
 #[derive(Default)]
 struct Carried {
+    /// What was carried over. A broken page may show a row twice, under two numbers.
+    keys: Keys,
     saved: u64,
     broken: u64,
     unreadable: u64,
@@ -345,28 +352,37 @@ fn walk(
     }
 }
 
-/// The numbers between two broken pages: those that an index names, or all if it is broken as well.
+/// The numbers between two broken pages, or beyond the only one that was met. Of many it is those next to what can be
+/// read, and next to those that an index names: it has rows that are not pending.
 fn between(source: &Connection, last: i64, lowest: i64) -> Vec<i64> {
-    let known_end = lowest > last;
+    let first = last.saturating_add(1);
+    let end = if lowest > last { lowest } else { i64::MAX };
     let named = |order: &str| -> rusqlite::Result<Vec<i64>> {
         let mut statement = source.prepare(&format!(
-            "SELECT seq FROM records INDEXED BY sqlite_autoindex_records_1 ORDER BY key {order}"
+            "SELECT seq FROM records INDEXED BY settled WHERE state <> 0 ORDER BY state {order}, settled_at {order}"
         ))?;
         let rows = statement.query_map([], |row| row.get(0))?;
         // As far as it goes.
         Ok(rows.map_while(Result::ok).collect())
     };
-    let mut numbers: Vec<i64> = [named("ASC"), named("DESC")]
+    let named: Vec<i64> = [named("ASC"), named("DESC")]
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|seq| *seq > last && (!known_end || *seq < lowest))
+        .filter(|seq| *seq >= first && *seq < end)
         .collect();
-    if known_end {
-        numbers.extend((last.saturating_add(1)..lowest).take(SPAN));
-    } else if last > 0 {
-        numbers.extend((last.saturating_add(1)..i64::MAX).take(SPAN));
+    let mut numbers = Vec::new();
+    if last > 0 || lowest > last {
+        numbers.extend((first..end).take(SPAN));
     }
+    if lowest > last {
+        numbers.extend((first..end).rev().take(SPAN));
+    }
+    if let (Some(from), Some(to)) = (named.iter().min(), named.iter().max()) {
+        let from = from.saturating_sub(NEAR).max(first);
+        numbers.extend((from..to.saturating_add(NEAR).min(end)).take(SPAN));
+    }
+    numbers.extend(named);
     numbers.sort_unstable();
     numbers.dedup();
     numbers
@@ -402,7 +418,11 @@ fn raw(row: &Row<'_>, columns: usize) -> Option<Raw> {
     let number = |i: usize| matches!(values.get(i), Some(Value::Integer(_)));
     let sound = values.len() == columns
         && matches!(&values[KEY], Value::Blob(key) if key.len() == 32)
-        && matches!(&values[KEY + 1], Value::Null | Value::Blob(_))
+        && match &values[OCCURRENCE] {
+            Value::Null => true,
+            Value::Blob(occurrence) => occurrence.len() == 32,
+            Value::Integer(_) | Value::Real(_) | Value::Text(_) => false,
+        }
         && [SEQ, STATE, STATE + 1, RECEIVED, SIZE]
             .into_iter()
             .all(number)
@@ -427,6 +447,9 @@ fn insert(
     now: Timestamp,
     carried: &mut Carried,
 ) -> rusqlite::Result<bool> {
+    if !is_time(&raw.values[RECEIVED]) {
+        raw.values[RECEIVED] = Value::Integer(now.as_microsecond());
+    }
     if raw.state == PUBLISHED {
         if matches!(&raw.values[BODY], Value::Blob(body) if body.is_empty()) {
             raw.values[SIZE] = Value::Integer(STRIPPED);
@@ -441,13 +464,40 @@ fn insert(
             raw.values[SIZE] = Value::Integer(super::record::size(body));
         }
     }
+    let named = named(&raw);
+    if named.is_some_and(|named| carried.keys.knows(&named.key, named.occurrence.as_ref())) {
+        return Ok(false);
+    }
     let inserted = fresh
         .prepare_cached(&format!(
             "INSERT OR IGNORE INTO records ({HEAD}, body, place, told_at) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
         ))?
         .execute(params_from_iter(&raw.values))?;
+    if let Some(named) = named.filter(|_| inserted > 0) {
+        carried.keys.add(&named);
+        carried.keys.keep();
+    }
     Ok(inserted > 0)
+}
+
+fn named(raw: &Raw) -> Option<Named> {
+    let key = |at: usize| match &raw.values[at] {
+        Value::Blob(key) => Some(DeliveryKey::from_bytes(key.as_slice().try_into().ok()?)),
+        Value::Null | Value::Integer(_) | Value::Real(_) | Value::Text(_) => None,
+    };
+    match &raw.values[SEQ] {
+        Value::Integer(seq) => Some(Named {
+            seq: *seq,
+            key: key(KEY)?,
+            occurrence: key(OCCURRENCE),
+        }),
+        Value::Null | Value::Real(_) | Value::Text(_) | Value::Blob(_) => None,
+    }
+}
+
+fn is_time(value: &Value) -> bool {
+    matches!(value, Value::Integer(time) if Timestamp::from_microsecond(*time).is_ok())
 }
 
 fn is_whole(raw: &Raw) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! A file is looked at before anything in it is changed: another program's database and one of a later version are
 //! left as they are. Columns are only ever added at the end, so that one `CREATE TABLE` describes the rows of every
-//! version; [`super::rescue`] relies on it.
+//! version, and the table stays where it is; [`super::rescue`] relies on it.
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -34,12 +34,29 @@ CREATE TABLE records (
 CREATE INDEX settled ON records (state, settled_at) WHERE state <> 0;
 ";
 
-/// What the second version adds: which key verified (`place`), who was told of a dead letter (`told_at`), and how far
-/// other readers have come. A published row without its bytes has the size -1.
+/// What the second version changes: keys are not indexed any more ([`super::keys`] has them in memory), for that made
+/// each append touch four pages instead of one.
+///
+/// SQLite drops no index that belongs to a constraint. So the two are given names and statements of their own, the
+/// constraints are taken out of the table's statement, and then they can be dropped. Compared with writing all rows
+/// into another table this needs no room on the disk, and the table keeps its first page, the second of the file:
+/// [`super::rescue`] finds it there in a file whose first page is broken, whichever version made it.
+///
+/// It adds which key verified (`place`), who was told of a dead letter (`told_at`), and how far other readers have
+/// come. A published row without its bytes has the size -1.
 ///
 /// In the first version each unreadable delivery was an Event of its own, so those dead letters count as told; their
 /// reasons all begin with `it`.
 const V2: &str = "
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema SET name = 'unique_key', sql = 'CREATE UNIQUE INDEX unique_key ON records (key)'
+    WHERE name = 'sqlite_autoindex_records_1';
+UPDATE sqlite_schema SET name = 'unique_occurrence',
+    sql = 'CREATE UNIQUE INDEX unique_occurrence ON records (occurrence)' WHERE name = 'sqlite_autoindex_records_2';
+UPDATE sqlite_schema SET sql = replace(sql, ' UNIQUE', '') WHERE name = 'records';
+PRAGMA writable_schema = RESET;
+DROP INDEX unique_key;
+DROP INDEX unique_occurrence;
 ALTER TABLE records ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE records ADD COLUMN told_at INTEGER;
 CREATE INDEX untold ON records (uid, seq) WHERE state = 2 AND told_at IS NULL;
@@ -137,5 +154,38 @@ pub(super) mod tests {
         assert_eq!(tables(&new), tables(&old));
         bring_up(&mut old).unwrap();
         assert_eq!(tables(&new), tables(&old));
+        assert!(!tables(&new).concat().contains("UNIQUE"));
+    }
+
+    #[test]
+    fn a_large_file_of_the_first_version_stays_sound_and_the_table_where_it_was() {
+        let mut old = Connection::open_in_memory().unwrap();
+        first_version(&old);
+        old.execute_batch(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) \
+             INSERT INTO records (key, occurrence, state, class, namespace, name, uid, key_id, received_at, labels, size, \
+             body) SELECT randomblob(32), randomblob(32), i % 3, 0, '', '', '', '', i, '{}', 300, randomblob(300) FROM n",
+        )
+        .unwrap();
+        let root = |connection: &Connection| -> i64 {
+            let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'records'";
+            connection.query_row(sql, [], |row| row.get(0)).unwrap()
+        };
+        let sum = |connection: &Connection| -> (i64, i64) {
+            let sql = "SELECT count(*), sum(received_at) FROM records";
+            connection
+                .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+                .unwrap()
+        };
+        let before = sum(&old);
+        bring_up(&mut old).unwrap();
+        assert_eq!((root(&old), sum(&old)), (2, before));
+        let sound = old.query_row("PRAGMA integrity_check", [], |row| row.get(0));
+        assert_eq!(sound, Ok("ok".to_owned()));
+        let off = old.execute("UPDATE sqlite_schema SET name = name", []);
+        assert!(off.is_err(), "the schema can still be written");
+        let mut new = Connection::open_in_memory().unwrap();
+        bring_up(&mut new).unwrap();
+        assert_eq!(root(&new), 2);
     }
 }

@@ -1,6 +1,7 @@
 //! The journal on a real disk: what is acknowledged is there, once, after whatever happens to the process.
 
 mod damage;
+mod keys;
 mod model;
 
 use std::collections::BTreeMap;

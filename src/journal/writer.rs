@@ -22,12 +22,11 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::batch::{self, Command, Reply, Tally, remembered_since};
+use super::batch::{self, Command, Reply, TOGETHER, Tally, Work, remembered_since};
 use super::files::{self, Files, Identity, OpenError, is_damage};
+use super::keys::Keys;
 use super::{Entry, JournalError, Options, Reader, Shared, State, cursor, record, rescue};
 
-/// The most commands in one commit, so that the first of them does not wait for ever.
-const TOGETHER: usize = 512;
 /// How often to look whether another process wrote, and whether a disk that failed works again.
 const TICK: Duration = Duration::from_millis(500);
 /// The first pause before the journal is opened again; it doubles.
@@ -50,6 +49,7 @@ pub(super) struct Writer {
     /// Waits for a command with a deadline.
     pub runtime: Runtime,
     pub tally: Tally,
+    pub work: Work,
     /// Why deliveries were refused since the journal was last open. Each reason is logged once.
     pub said: Vec<String>,
 }
@@ -57,6 +57,7 @@ pub(super) struct Writer {
 /// An open file.
 struct Open {
     connection: Connection,
+    keys: Keys,
     /// Changes when another process writes.
     version: i64,
     looked: Instant,
@@ -81,7 +82,8 @@ enum Left {
 
 /// What came of waiting for a command.
 enum Came {
-    Commands(Vec<Command>),
+    /// Commands are in [`Writer::work`].
+    Commands,
     Nothing,
     Nobody,
 }
@@ -93,9 +95,9 @@ impl Writer {
         let mut suspect = None;
         let mut pause = FIRST_PAUSE;
         let closing = loop {
-            match self.open(&mut lock, suspect.as_deref()) {
+            match self.open(&mut lock, &mut suspect) {
                 Ok(mut open) => {
-                    (suspect, pause) = (None, FIRST_PAUSE);
+                    pause = FIRST_PAUSE;
                     let left = self.serve(&mut open);
                     // Readers see either the file or why there is none.
                     self.shared.close();
@@ -121,6 +123,10 @@ impl Writer {
                 }
                 Err(error) => {
                     self.wait_because(error.to_string());
+                    // Its pages are sound and a row is not: it is filled anew without what is no row of ours.
+                    if let OpenError::Damaged { why, .. } = error {
+                        suspect = Some(why);
+                    }
                     if let Some(closing) = self.refuse_for(pause) {
                         break closing;
                     }
@@ -135,8 +141,13 @@ impl Writer {
         }
     }
 
-    /// Opens the files and feeds all that is pending.
-    fn open(&mut self, lock: &mut Option<File>, suspect: Option<&str>) -> Result<Open, OpenError> {
+    /// Opens the files and feeds all that is pending. `suspect` says why the file is damaged, if it is known to be; it
+    /// is said once, for the file is another one then.
+    fn open(
+        &mut self,
+        lock: &mut Option<File>,
+        suspect: &mut Option<String>,
+    ) -> Result<Open, OpenError> {
         if lock.is_none() {
             *lock = Some(files::lock(&self.dir)?);
         }
@@ -144,7 +155,8 @@ impl Writer {
             writer,
             reader,
             rescued,
-        } = files::open(&self.dir, suspect, Timestamp::now())?;
+        } = files::open(&self.dir, suspect.as_deref(), Timestamp::now())?;
+        *suspect = None;
         if let Some(rescued) = rescued {
             self.tally.depth.quarantined += 1;
             tracing::error!(
@@ -161,6 +173,7 @@ impl Writer {
         let identity = files::identity(&self.dir).map_err(OpenError::directory(&self.dir))?;
         let database = OpenError::database(&self.dir);
         self.tally = Tally::count(&writer, self.options, &self.tally).map_err(database)?;
+        let keys = Keys::read(&writer).map_err(database)?;
         let version = data_version(&writer).map_err(database)?;
         record::pending(&writer, |entry| {
             // Nobody publishes any more: the next process will read it from the file.
@@ -175,6 +188,7 @@ impl Writer {
         self.works_again();
         Ok(Open {
             connection: writer,
+            keys,
             version,
             looked: Instant::now(),
             identity,
@@ -222,31 +236,26 @@ impl Writer {
             } else {
                 TICK.saturating_sub(open.looked.elapsed())
             };
-            let mut commands = match self.next(patience) {
-                Came::Commands(commands) => commands,
-                Came::Nothing => Vec::new(),
+            match self.next(patience) {
+                Came::Commands | Came::Nothing => {}
                 // Everything that was asked for before the end has been done.
                 Came::Nobody => return Left::Ended(closing),
-            };
-            if let Some(why) = self.sort_out(&mut commands, open, &mut closing) {
-                for command in commands {
-                    command.refuse(JournalError::Io(why.clone()));
-                }
+            }
+            if let Some(why) = self.sort_out(open, &mut closing) {
+                self.refuse(&JournalError::Io(why.clone()));
                 return Left::Damaged(why);
             }
-            let mut due = !commands.is_empty() || self.tally.is_busy();
+            let mut due = !self.work.commands.is_empty() || self.tally.is_busy();
             if open.looked.elapsed() >= TICK {
                 open.looked = Instant::now();
                 due |= open.failing.is_some();
                 if let Some(left) = self.look_around(open) {
-                    for command in commands {
-                        command.refuse(JournalError::Io("it is being opened anew".to_owned()));
-                    }
+                    self.refuse(&JournalError::Io("it is being opened anew".to_owned()));
                     return left;
                 }
                 due |= self.tally.is_busy();
             }
-            if due && let Some(left) = self.commit(open, commands) {
+            if due && let Some(left) = self.commit(open) {
                 for reply in closing {
                     let _ = reply.send(Ok(()));
                 }
@@ -262,46 +271,48 @@ impl Writer {
     }
 
     /// Takes out what is for the writer itself. Returns why the file is damaged, if a reader has said so.
-    fn sort_out(
-        &mut self,
-        commands: &mut Vec<Command>,
-        open: &mut Open,
-        closing: &mut Vec<Reply<()>>,
-    ) -> Option<String> {
+    fn sort_out(&mut self, open: &mut Open, closing: &mut Vec<Reply<()>>) -> Option<String> {
         let mut damaged = None;
-        for command in std::mem::take(commands) {
-            match command {
-                Command::Close(reply) => {
+        for _ in 0..self.work.commands.len() {
+            match self.work.commands.pop_front() {
+                Some(Command::Close(reply)) => {
                     self.inbox.close();
                     closing.push(reply);
                 }
-                Command::Sweep(now, reply) => {
+                Some(Command::Sweep(now, reply)) => {
                     self.tally.forget = Some(remembered_since(now));
                     open.sweeps.push(reply);
                 }
-                Command::Suspect(opened, why) if opened == self.tally.opened => damaged = Some(why),
-                Command::Suspect(..) => {}
-                other => commands.push(other),
+                Some(Command::Suspect(opened, why)) => {
+                    if opened == self.tally.opened {
+                        damaged = Some(why);
+                    }
+                }
+                other => self.work.commands.extend(other),
             }
         }
         damaged
     }
 
+    /// Answers all that was not performed.
+    fn refuse(&mut self, error: &JournalError) {
+        for command in self.work.commands.drain(..) {
+            command.refuse(error.clone());
+        }
+    }
+
     /// One commit with its answers. Returns why the file cannot be used any more, if so.
-    fn commit(&mut self, open: &mut Open, commands: Vec<Command>) -> Option<Left> {
-        let mut answers = Vec::with_capacity(commands.len());
-        let mut fresh = Vec::new();
-        let outcome = if commands.is_empty() && open.failing.is_some() {
+    fn commit(&mut self, open: &mut Open) -> Option<Left> {
+        let outcome = if self.work.commands.is_empty() && open.failing.is_some() {
             probe(&mut open.connection).map(|()| self.tally)
         } else {
             batch::commit(
-                &mut open.connection,
+                &open.connection,
                 self.options,
                 self.tally,
-                commands,
+                &mut open.keys,
+                &mut self.work,
                 Timestamp::now(),
-                &mut fresh,
-                &mut answers,
             )
         };
         match outcome {
@@ -309,14 +320,14 @@ impl Writer {
                 self.tally = tally;
                 self.show();
                 let durable_at = Timestamp::now();
-                for entry in fresh {
+                for entry in self.work.fresh.drain(..) {
                     // As above.
                     let _ = self.feed.send(Entry {
                         durable_at: Some(durable_at),
                         ..entry
                     });
                 }
-                for answer in answers {
+                for answer in self.work.answers.drain(..) {
                     answer.give(None);
                 }
                 if open.failing.take().is_some() {
@@ -333,9 +344,10 @@ impl Writer {
                 if !damaged {
                     self.wait_because(format!("the journal cannot be written: {why}"));
                 }
-                for answer in answers {
+                for answer in self.work.answers.drain(..) {
                     answer.give(Some(&failed));
                 }
+                self.refuse(&failed);
                 if damaged {
                     Some(Left::Damaged(why))
                 } else if !full && since.elapsed() > PATIENCE {
@@ -432,14 +444,14 @@ impl Writer {
         let Some(first) = first else {
             return Came::Nothing;
         };
-        let mut commands = vec![first];
-        while commands.len() < TOGETHER {
+        self.work.commands.push_back(first);
+        while self.work.commands.len() < TOGETHER {
             match self.inbox.try_recv() {
-                Ok(next) => commands.push(next),
+                Ok(next) => self.work.commands.push_back(next),
                 Err(_) => break,
             }
         }
-        Came::Commands(commands)
+        Came::Commands
     }
 
     /// Refuses everything for a while. Returns whom to tell when the end was asked for.
@@ -457,9 +469,9 @@ impl Writer {
             match self.next(left) {
                 Came::Nothing => return None,
                 Came::Nobody => return Some(Vec::new()),
-                Came::Commands(commands) => {
+                Came::Commands => {
                     let mut closing = Vec::new();
-                    for command in commands {
+                    for command in self.work.commands.drain(..) {
                         match command {
                             Command::Close(reply) => closing.push(reply),
                             other => other.refuse(JournalError::Io(why.clone())),

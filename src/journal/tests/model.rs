@@ -6,6 +6,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::*;
+use crate::journal::keys::Keys;
 
 fn key() -> impl Strategy<Value = DeliveryKey> {
     any::<[u8; 32]>().prop_map(DeliveryKey::from_bytes)
@@ -223,9 +224,12 @@ proptest! {
     fn a_delivery_is_the_same_there_and_back(delivery in any_received()) {
         let mut connection = Connection::open_in_memory().unwrap();
         schema::bring_up(&mut connection).unwrap();
-        prop_assert_eq!(record::insert(&connection, 7, &delivery), Ok(true));
-        prop_assert_eq!(record::insert(&connection, 8, &delivery), Ok(false));
-        prop_assert_eq!(record::is_known(&connection, &delivery), Ok(true));
+        let mut insert = connection.prepare(record::INSERT).unwrap();
+        prop_assert_eq!(record::insert(&mut insert, 7, &delivery), Ok(()));
+        let keys = Keys::read(&connection).unwrap();
+        prop_assert_eq!(keys.find(&delivery.key), Some(7));
+        let by_occurrence = delivery.occurrence.and_then(|key| keys.find_occurrence(&key));
+        prop_assert_eq!(by_occurrence, delivery.occurrence.map(|_| 7));
         let loaded = record::load(&connection, 7, PENDING).unwrap();
         prop_assert_eq!(loaded.as_ref(), Some(&delivery));
         let listed = record::whole_after(&connection, 6, 10).unwrap();

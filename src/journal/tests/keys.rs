@@ -1,0 +1,318 @@
+//! What is remembered of the rows is what is in them, after any sequence of commits, whether they succeed or not.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::journal::batch::Work;
+use crate::journal::keys::{Keys, Named};
+
+/// A journal without its thread.
+struct Bare {
+    connection: Connection,
+    options: Options,
+    tally: Tally,
+    keys: Keys,
+    work: Work,
+    answers: Vec<oneshot::Receiver<Result<Appended, JournalError>>>,
+    done: Vec<oneshot::Receiver<Result<(), JournalError>>>,
+}
+
+impl Bare {
+    fn new(options: Options) -> Self {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::bring_up(&mut connection).unwrap();
+        Bare {
+            tally: Tally::count(&connection, options, &Tally::default()).unwrap(),
+            keys: Keys::read(&connection).unwrap(),
+            connection,
+            options,
+            work: Work::default(),
+            answers: Vec::new(),
+            done: Vec::new(),
+        }
+    }
+
+    fn ask(&mut self, act: Act, now: i64) {
+        let (reply, done) = oneshot::channel();
+        let command = match act {
+            Act::Append(which) => {
+                let (reply, answer) = oneshot::channel();
+                self.answers.push(answer);
+                Command::Append(Box::new(delivery(which)), reply)
+            }
+            Act::Settle(which) => Command::Settle(delivery(which).key, at(now), reply),
+            Act::Bury(which) => Command::Bury(delivery(which).key, "x".to_owned(), at(now), reply),
+            Act::Advance(seq) => Command::Advance(i64::from(seq), reply),
+            Act::Sweep => {
+                self.tally.forget = Some(at(now - 10));
+                return;
+            }
+            Act::Replay => {
+                // As another process does.
+                let sql = "UPDATE records SET state = 3 WHERE state = 2";
+                self.connection.execute(sql, []).unwrap();
+                self.tally.replays = true;
+                self.tally.cramped = false;
+                return;
+            }
+        };
+        self.done.push(done);
+        self.work.commands.push_back(command);
+    }
+
+    fn commit(&mut self) -> rusqlite::Result<()> {
+        let done = batch::commit(
+            &self.connection,
+            self.options,
+            self.tally,
+            &mut self.keys,
+            &mut self.work,
+            at(1),
+        );
+        for answer in self.work.answers.drain(..) {
+            let failed = JournalError::Io("failed".to_owned());
+            answer.give(done.is_err().then_some(&failed));
+        }
+        for command in self.work.commands.drain(..) {
+            command.refuse(JournalError::Io("failed".to_owned()));
+        }
+        self.work.fresh.clear();
+        self.tally = done?;
+        Ok(())
+    }
+
+    /// What was said to the appends.
+    fn said(&mut self) -> Vec<Result<Appended, JournalError>> {
+        let answers = self.answers.drain(..);
+        answers
+            .map(|mut answer| answer.try_recv().unwrap())
+            .collect()
+    }
+
+    fn rows(&self) -> i64 {
+        let sql = "SELECT count(*) FROM records";
+        self.connection
+            .query_row(sql, [], |row| row.get(0))
+            .unwrap()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Append(u8),
+    Settle(u8),
+    Bury(u8),
+    Replay,
+    Sweep,
+    Advance(u8),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let which = 0..16_u8;
+    prop_oneof![
+        8 => which.clone().prop_map(Act::Append),
+        4 => which.clone().prop_map(Act::Settle),
+        3 => which.clone().prop_map(Act::Bury),
+        1 => Just(Act::Replay),
+        1 => Just(Act::Sweep),
+        1 => which.prop_map(Act::Advance),
+    ]
+}
+
+/// Of each four, three are of one occurrence; the third of them is kept as a program kept it that could not read it.
+fn delivery(which: u8) -> Received {
+    let body = format!(
+        r#"{{"event":"alarm.triggered","timestamp":{which},"data":{{"alarm_id":"{}"}}}}"#,
+        which / 4
+    );
+    match which % 4 {
+        0 | 1 => received(&body).read_again(),
+        2 => received(&body),
+        _ => received(&format!("unreadable {which}")),
+    }
+}
+
+/// How a commit goes.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Well,
+    Failing(u8),
+    Reopened,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        6 => Just(Fate::Well),
+        2 => (0..6_u8).prop_map(Fate::Failing),
+        1 => Just(Fate::Reopened),
+    ]
+}
+
+fn play(commits: &[(Vec<Act>, Fate)], sink: bool) {
+    let limits = Limits {
+        max_records: 6,
+        max_dead: 3,
+        max_keys: 3,
+        ..Limits::default()
+    };
+    let mut bare = Bare::new(Options { limits, sink });
+    let mut now = 1_000;
+    for (acts, fate) in commits {
+        for act in acts {
+            now += 1;
+            bare.ask(*act, now);
+        }
+        let before = (bare.keys.clone(), bare.rows());
+        if let Fate::Failing(after) = fate {
+            // The change of a row fails, after some that did not.
+            let trigger = |change: &str, name: &str| {
+                format!(
+                    "CREATE TEMP TRIGGER {name} AFTER {change} ON records \
+                     WHEN (SELECT count(*) FROM temp.changed) >= {after} \
+                     BEGIN SELECT RAISE(ABORT, 'no'); END; \
+                     CREATE TEMP TRIGGER {name}_counted AFTER {change} ON records \
+                     BEGIN INSERT INTO temp.changed VALUES (1); END;"
+                )
+            };
+            let sql =
+                [("INSERT", "i"), ("UPDATE", "u"), ("DELETE", "d")].map(|(c, n)| trigger(c, n));
+            bare.connection
+                .execute_batch(&format!("CREATE TEMP TABLE changed (x); {}", sql.concat()))
+                .unwrap();
+        }
+        let done = bare.commit();
+        if let Fate::Failing(_) = fate {
+            bare.connection
+                .execute_batch(
+                    "DROP TRIGGER i; DROP TRIGGER u; DROP TRIGGER d; DROP TRIGGER i_counted; \
+                     DROP TRIGGER u_counted; DROP TRIGGER d_counted; DROP TABLE temp.changed;",
+                )
+                .unwrap();
+        } else {
+            assert_eq!(done, Ok(()));
+        }
+        if done.is_err() {
+            assert_eq!((&bare.keys, bare.rows()), (&before.0, before.1));
+        }
+        for said in bare.said() {
+            assert!(
+                done.is_ok() || matches!(said, Err(JournalError::Io(_))),
+                "{said:?}"
+            );
+        }
+        let in_file = Keys::read(&bare.connection).unwrap();
+        assert_eq!(bare.keys, in_file, "after {acts:?}, {fate:?}");
+        if let Fate::Reopened = fate {
+            bare.keys = in_file;
+            bare.tally = Tally::count(&bare.connection, bare.options, &bare.tally).unwrap();
+        }
+        // No two rows share a key or an occurrence, which no constraint of the table says any more.
+        let doubled: i64 = bare
+            .connection
+            .query_row(
+                "SELECT (SELECT count(*) - count(DISTINCT key) FROM records) + \
+                 (SELECT count(occurrence) - count(DISTINCT occurrence) FROM records WHERE state <> 1)",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(doubled, 0, "after {acts:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn memory_and_file_agree_after_any_sequence_of_commits(
+        commits in vec((vec(act(), 0..12), fate()), 1..20),
+        sink in any::<bool>(),
+    ) {
+        play(&commits, sink);
+    }
+}
+
+#[test]
+fn a_copy_in_the_same_commit_is_known() {
+    let mut bare = Bare::new(Options::default());
+    for which in [0, 0, 1, 3, 3, 4] {
+        bare.ask(Act::Append(which), 1);
+    }
+    bare.commit().unwrap();
+    let (new, known) = (Ok(Appended::New), Ok(Appended::Known));
+    assert_eq!(
+        bare.said(),
+        [&new, &known, &known, &new, &known, &new].map(Clone::clone)
+    );
+    assert_eq!(bare.rows(), 3);
+}
+
+#[test]
+fn after_a_commit_that_found_the_disk_full_the_same_deliveries_are_new() {
+    let mut bare = Bare::new(Options::default());
+    bare.ask(Act::Append(0), 1);
+    bare.commit().unwrap();
+    bare.connection
+        .pragma_update_and_check(None, "max_page_count", 1, |_| Ok(()))
+        .unwrap();
+    // More than the page that is there has room for.
+    for which in 3..100 {
+        bare.ask(Act::Append(which), 1);
+    }
+    bare.ask(Act::Settle(0), 1);
+    let error = bare.commit().unwrap_err();
+    assert_eq!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DiskFull)
+    );
+    assert!(bare.said().iter().skip(1).all(Result::is_err));
+    assert_eq!(bare.keys, Keys::read(&bare.connection).unwrap());
+    bare.connection
+        .pragma_update_and_check(None, "max_page_count", 100_000, |_| Ok(()))
+        .unwrap();
+    bare.answers.clear();
+    bare.ask(Act::Append(3), 1);
+    bare.ask(Act::Append(0), 1);
+    bare.commit().unwrap();
+    assert_eq!(bare.said(), [Ok(Appended::New), Ok(Appended::Known)]);
+}
+
+#[tokio::test]
+async fn a_file_with_a_hundred_thousand_keys_opens_with_all_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    std::fs::create_dir(&path).unwrap();
+    drop(files::open(&path, None, at(1)).unwrap());
+    let connection = Connection::open(path.join(files::FILE)).unwrap();
+    connection
+        .execute_batch(
+            "PRAGMA synchronous = off; BEGIN; \
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) \
+             INSERT INTO records (seq, key, occurrence, state, class, namespace, name, uid, key_id, received_at, \
+             settled_at, labels, size, body) \
+             SELECT i, randomblob(32), iif(i % 2, randomblob(32), NULL), 1, 0, '', '', '', '', i, i, '{}', -1, x'' FROM n; \
+             COMMIT",
+        )
+        .unwrap();
+    let (journal, _feed) = open(&dir).await;
+    let named: Named = connection
+        .query_row(
+            "SELECT seq, key, occurrence FROM records WHERE seq = 77777",
+            [],
+            Named::read,
+        )
+        .unwrap();
+    let copy = Received {
+        key: named.key,
+        ..received("a copy")
+    };
+    assert_eq!(journal.append(copy).await, Ok(Appended::Known));
+    let copy = Received {
+        occurrence: named.occurrence,
+        ..received("with a fresh timestamp")
+    };
+    assert_eq!(journal.append(copy).await, Ok(Appended::Known));
+    assert_eq!(journal.append(received("new")).await, Ok(Appended::New));
+}
