@@ -20,6 +20,14 @@ use crate::resources::keyring::WebhookIdentity;
 /// The longest reason in bytes. The API server may use many words.
 const LONGEST_REASON: usize = 1024;
 
+/// The statement of [`forget_oldest`]; it says `state <> 0` as [`record::FORGET`] does.
+pub const FORGET_OLDEST: &str = "\
+DELETE FROM records WHERE seq = (SELECT seq FROM records WHERE state <> 0 AND state = 2 ORDER BY settled_at LIMIT 1) \
+RETURNING seq, key, occurrence, size";
+/// The statement of [`marked`]; it does so, too.
+pub const MARKED: &str = "\
+SELECT seq, size FROM records WHERE state <> 0 AND state = 3 ORDER BY settled_at LIMIT ?1";
+
 /// A dead letter as a person looks at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -88,11 +96,8 @@ pub fn bury(
 /// What SQLite says.
 pub fn forget_oldest(connection: &Connection) -> rusqlite::Result<Option<(Named, i64)>> {
     connection
-        .prepare_cached(
-            "DELETE FROM records WHERE seq = (SELECT seq FROM records WHERE state = ?1 \
-             ORDER BY settled_at LIMIT 1) RETURNING seq, key, occurrence, size",
-        )?
-        .query_row([DEAD], |row| Ok((Named::read(row)?, row.get(3)?)))
+        .prepare_cached(FORGET_OLDEST)?
+        .query_row([], |row| Ok((Named::read(row)?, row.get(3)?)))
         .optional()
 }
 
@@ -191,10 +196,8 @@ pub fn mark(connection: &Connection, seq: i64) -> rusqlite::Result<bool> {
 /// # Errors
 /// What SQLite says.
 pub fn marked(connection: &Connection, most: i64) -> rusqlite::Result<Vec<(i64, i64)>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT seq, size FROM records WHERE state = ?1 ORDER BY settled_at LIMIT ?2",
-    )?;
-    let rows = statement.query_map([REPLAY, most], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut statement = connection.prepare_cached(MARKED)?;
+    let rows = statement.query_map([most], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.collect()
 }
 

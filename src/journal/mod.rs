@@ -53,7 +53,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::delivery::pacing::Waiting;
 use crate::delivery::{DeliveryKey, Received};
 use crate::resources::keyring::WebhookIdentity;
-use batch::{Command, Reply, Tally, Work};
+use batch::{Command, Reply, Round, Tally, Work};
 use record::PENDING;
 use writer::Writer;
 
@@ -276,6 +276,14 @@ impl Journal {
             .enable_time()
             .build()
             .map_err(OpenError::Thread)?;
+        let (rounds, mut given) = mpsc::unbounded_channel();
+        if let Ok(askers) = tokio::runtime::Handle::try_current() {
+            askers.spawn(async move {
+                while let Some(round) = given.recv().await {
+                    drop::<Round>(round);
+                }
+            });
+        }
         let writer = Writer {
             dir: dir.to_owned(),
             options,
@@ -285,6 +293,7 @@ impl Journal {
             runtime,
             tally: Tally::default(),
             work: Work::default(),
+            rounds,
             said: Vec::new(),
         };
         std::thread::Builder::new()

@@ -132,6 +132,12 @@ pub fn strip(connection: &Connection, after: i64, up_to: i64) -> rusqlite::Resul
     Ok(())
 }
 
+/// The statement of [`forget_published`]. SQLite takes the index `settled` only where its condition, `state <> 0`, is
+/// said as it is there, and otherwise reads the whole table.
+pub const FORGET: &str = "\
+DELETE FROM records WHERE seq IN (SELECT seq FROM records WHERE state <> 0 AND state = 1 AND settled_at < ?1 \
+AND (size < 0 OR NOT ?2) ORDER BY settled_at LIMIT ?3) RETURNING seq, key, occurrence";
+
 /// Forgets keys of deliveries that were published before a time, the oldest first and at most so many. With `taken`,
 /// only those whose bytes are gone. Each is named to the caller; returns how many.
 ///
@@ -144,11 +150,8 @@ pub fn forget_published(
     most: i64,
     mut each: impl FnMut(&Named),
 ) -> rusqlite::Result<i64> {
-    let mut statement = connection.prepare_cached(
-        "DELETE FROM records WHERE seq IN (SELECT seq FROM records WHERE state = ?1 AND settled_at < ?2 \
-         AND (size < 0 OR NOT ?3) ORDER BY settled_at LIMIT ?4) RETURNING seq, key, occurrence",
-    )?;
-    let mut rows = statement.query(params![PUBLISHED, before.as_microsecond(), taken, most])?;
+    let mut statement = connection.prepare_cached(FORGET)?;
+    let mut rows = statement.query(params![before.as_microsecond(), taken, most])?;
     let mut gone = 0;
     while let Some(row) = rows.next()? {
         each(&Named::read(row)?);

@@ -22,7 +22,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::batch::{self, Command, Reply, TOGETHER, Tally, Work, remembered_since};
+use super::batch::{self, Command, Reply, Round, TOGETHER, Tally, Work, remembered_since};
 use super::files::{self, Files, Identity, OpenError, is_damage};
 use super::keys::Keys;
 use super::{Entry, JournalError, Options, Reader, Shared, State, cursor, record, rescue};
@@ -50,6 +50,8 @@ pub(super) struct Writer {
     pub runtime: Runtime,
     pub tally: Tally,
     pub work: Work,
+    /// Where answers are given.
+    pub rounds: mpsc::UnboundedSender<Round>,
     /// Why deliveries were refused since the journal was last open. Each reason is logged once.
     pub said: Vec<String>,
 }
@@ -294,6 +296,16 @@ impl Writer {
         damaged
     }
 
+    /// Answers all that was performed, on the threads of those who asked: to wake them one by one from here takes a
+    /// switch of threads for each on a single core.
+    fn answer(&mut self, failed: Option<JournalError>) {
+        let round = Round::take(&mut self.work.answers, failed);
+        if round.is_shared() {
+            // If nobody is there any more, the error holds it, and dropping that gives the answers from here.
+            drop(self.rounds.send(round));
+        }
+    }
+
     /// Answers all that was not performed.
     fn refuse(&mut self, error: &JournalError) {
         for command in self.work.commands.drain(..) {
@@ -327,9 +339,7 @@ impl Writer {
                         ..entry
                     });
                 }
-                for answer in self.work.answers.drain(..) {
-                    answer.give(None);
-                }
+                self.answer(None);
                 if open.failing.take().is_some() {
                     self.works_again();
                 }
@@ -344,9 +354,7 @@ impl Writer {
                 if !damaged {
                     self.wait_because(format!("the journal cannot be written: {why}"));
                 }
-                for answer in self.work.answers.drain(..) {
-                    answer.give(Some(&failed));
-                }
+                self.answer(Some(failed.clone()));
                 self.refuse(&failed);
                 if damaged {
                     Some(Left::Damaged(why))

@@ -235,6 +235,26 @@ proptest! {
 }
 
 #[test]
+fn housekeeping_reads_what_it_is_about_and_not_the_whole_table() {
+    let bare = Bare::new(Options::default());
+    for sql in [record::FORGET, dead::FORGET_OLDEST, dead::MARKED] {
+        let mut statement = bare
+            .connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+            .unwrap();
+        let steps = statement
+            .raw_query()
+            .mapped(|row| row.get::<_, String>(3))
+            .map(Result::unwrap);
+        let plan: Vec<String> = steps.collect();
+        let searches = |step: &String| step.starts_with("SEARCH records USING");
+        assert!(plan.iter().any(searches), "{plan:?}");
+        assert!(!plan.concat().contains("SCAN"), "{plan:?}");
+        assert!(!plan.concat().contains("TEMP B-TREE"), "{plan:?}");
+    }
+}
+
+#[test]
 fn a_copy_in_the_same_commit_is_known() {
     let mut bare = Bare::new(Options::default());
     for which in [0, 0, 1, 3, 3, 4] {
