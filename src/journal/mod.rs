@@ -276,6 +276,7 @@ impl Journal {
             .enable_time()
             .build()
             .map_err(OpenError::Thread)?;
+        // Outside of a runtime, or when it has ended, the writer gives the answers itself.
         let (rounds, mut given) = mpsc::unbounded_channel();
         if let Ok(askers) = tokio::runtime::Handle::try_current() {
             askers.spawn(async move {

@@ -248,6 +248,27 @@ async fn an_append_that_nobody_waits_for_is_fed_all_the_same() {
     assert_eq!(entry.await.unwrap().unwrap().key, received("dropped").key);
 }
 
+#[test]
+fn who_asks_is_answered_when_the_runtime_that_started_the_journal_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap()
+    };
+    let first = runtime();
+    let (journal, _feed) = first.block_on(open(&dir));
+    drop(first);
+    let all = (0..100).map(|i| journal.append(received(&format!("{i}"))));
+    let all = async {
+        let all = futures::future::join_all(all);
+        tokio::time::timeout(Duration::from_secs(20), all).await
+    };
+    let answers = runtime().block_on(all).unwrap();
+    assert_eq!(answers, vec![Ok(Appended::New); 100]);
+}
+
 #[tokio::test]
 async fn a_journal_is_held_by_one_process_at_a_time_and_the_next_one_waits_for_it() {
     let dir = tempfile::tempdir().unwrap();

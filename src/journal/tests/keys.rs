@@ -121,7 +121,8 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// Of each four, three are of one occurrence; the third of them is kept as a program kept it that could not read it.
+/// Of each four, three are of one occurrence; the third of them is kept as a program kept it that could not read it,
+/// and the fourth as one that read more in it.
 fn delivery(which: u8) -> Received {
     let body = format!(
         r#"{{"event":"alarm.triggered","timestamp":{which},"data":{{"alarm_id":"{}"}}}}"#,
@@ -130,7 +131,10 @@ fn delivery(which: u8) -> Received {
     match which % 4 {
         0 | 1 => received(&body).read_again(),
         2 => received(&body),
-        _ => received(&format!("unreadable {which}")),
+        _ => Received {
+            occurrence: Some(DeliveryKey::of("u-1", &[which])),
+            ..received(&format!("unreadable {which}"))
+        },
     }
 }
 
@@ -204,6 +208,9 @@ fn play(commits: &[(Vec<Act>, Fate)], sink: bool) {
         }
         let in_file = Keys::read(&bare.connection).unwrap();
         assert_eq!(bare.keys, in_file, "after {acts:?}, {fate:?}");
+        let (published, _) = record::count(&bare.connection, record::PUBLISHED).unwrap();
+        assert_eq!(bare.tally.keys, published, "after {acts:?}");
+        assert!(sink || done.is_err() || published <= limits.max_keys);
         if let Fate::Reopened = fate {
             bare.keys = in_file;
             bare.tally = Tally::count(&bare.connection, bare.options, &bare.tally).unwrap();
