@@ -30,28 +30,35 @@ async fn all_published(lone: &Lone, webhook: &str, count: usize) -> anyhow::Resu
 #[tokio::test]
 async fn a_storm_is_as_many_attempts_as_events_and_leaves_its_turn_to_another_webhook()
 -> anyhow::Result<()> {
-    const RATE: u32 = 200;
+    // Slow enough that on any machine the storm takes longer to be published than to be posted.
+    const RATE: u32 = 50;
     const BURST: u32 = 200;
     let (rate, burst) = (RATE.to_string(), BURST.to_string());
     let flags = ["--events-per-second", &rate, "--events-burst", &burst];
     let lone = Lone::start("storm", &["storm", "calm"], Identity::Admin, &flags).await?;
-    lone.post_alarms("storm", 1_500).await?;
+    lone.post_alarms("storm", 1_000).await?;
     lone.post_alarms("calm", 10).await?;
-    let waiting = lone.metric("chekt_receiver_journal_pending").await?;
+    // By counters: a gauge may be a second old, and that is longer than all of this.
+    let waits = async || {
+        let accepted = r#"chekt_receiver_deliveries_total{outcome="accepted"}"#;
+        let accepted = lone.metric(accepted).await?;
+        anyhow::Ok(accepted - lone.attempts("created").await?)
+    };
+    let waiting = waits().await?;
     let calm = lone
         .users
         .events_with_reason("calm", "AlarmTriggered", 10, Duration::from_secs(8))
         .await?;
-    let behind = lone.metric("chekt_receiver_journal_pending").await?;
+    let behind = waits().await?;
     assert!(
         waiting > 200 && behind > 50,
         "the storm was over before it could hold up anybody: {waiting}, {behind}"
     );
-    let mut all = all_published(&lone, "storm", 1_500).await?;
+    let mut all = all_published(&lone, "storm", 1_000).await?;
     all.extend(calm);
     assert_eq!(
         lone.attempts("created").await?,
-        1_510,
+        1_010,
         "no attempt too many"
     );
     for outcome in ["already_there", "buried", "held", "throttled", "failed"] {
@@ -69,7 +76,7 @@ async fn a_storm_is_as_many_attempts_as_events_and_leaves_its_turn_to_another_we
         .collect();
     alarms.sort();
     alarms.dedup();
-    assert_eq!(alarms.len(), 1_510);
+    assert_eq!(alarms.len(), 1_010);
     // In no time does the API server see more than the burst and what the pace adds to it. The time of an Event is a
     // moment after its token was taken, so those that were on their way may fall into a later window.
     let mut times: Vec<_> = all
