@@ -54,6 +54,22 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it may wait for others of its kind. Nothing depends on when an Event is noted to be there: what a crash
+    /// leaves unnoted is found to be there when it is published again.
+    #[must_use]
+    pub fn can_wait(&self) -> bool {
+        match self {
+            Command::Settle(..) => true,
+            Command::Append(..)
+            | Command::Bury(..)
+            | Command::Told(..)
+            | Command::Advance(..)
+            | Command::Sweep(..)
+            | Command::Suspect(..)
+            | Command::Close(..) => false,
+        }
+    }
+
     /// Answers without having done it.
     pub fn refuse(self, error: JournalError) {
         match self {

@@ -27,6 +27,10 @@ use super::files::{self, Files, Identity, OpenError, is_damage};
 use super::keys::Keys;
 use super::{Entry, JournalError, Options, Reader, Shared, State, cursor, record, rescue};
 
+/// How long a note that nobody waits for may wait for others, so that many of them are one commit.
+const GATHER: Duration = Duration::from_millis(5);
+/// So many of them do not wait any longer.
+const GATHERED: usize = 128;
 /// How often to look whether another process wrote, and whether a disk that failed works again.
 const TICK: Duration = Duration::from_millis(500);
 /// The first pause before the journal is opened again; it doubles.
@@ -453,13 +457,30 @@ impl Writer {
             return Came::Nothing;
         };
         self.work.commands.push_back(first);
+        self.take_what_is_there();
+        let until = tokio::time::Instant::now() + GATHER;
+        let inbox = &mut self.inbox;
+        let commands = &mut self.work.commands;
+        while commands.len() < GATHERED && commands.iter().all(Command::can_wait) {
+            let next = self
+                .runtime
+                .block_on(async { tokio::time::timeout_at(until, inbox.recv()).await });
+            match next {
+                Ok(Some(next)) => commands.push_back(next),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        self.take_what_is_there();
+        Came::Commands
+    }
+
+    fn take_what_is_there(&mut self) {
         while self.work.commands.len() < TOGETHER {
             match self.inbox.try_recv() {
                 Ok(next) => self.work.commands.push_back(next),
                 Err(_) => break,
             }
         }
-        Came::Commands
     }
 
     /// Refuses everything for a while. Returns whom to tell when the end was asked for.

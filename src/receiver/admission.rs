@@ -76,6 +76,8 @@ pub enum Verdict<Handle> {
 #[derive(Debug)]
 struct Connection<Handle> {
     peer: Option<Peer>,
+    /// Where its peer is counted.
+    slot: Option<usize>,
     came: Instant,
     /// When it last delivered something valid.
     proven: Option<Instant>,
@@ -108,9 +110,22 @@ enum Standing {
 pub struct Admission<Handle> {
     caps: Caps,
     open: HashMap<Id, Connection<Handle>>,
+    /// The slot of each peer that holds a place.
     peers: HashMap<Peer, usize>,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
     known: HashMap<Peer, Instant>,
     last: u64,
+}
+
+/// What a search must know of a peer, found without looking its address up: there are as many searches as newcomers
+/// while all places are taken.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    /// Places that it holds.
+    held: usize,
+    /// When it last delivered something valid, as far as that is remembered.
+    known: Option<Instant>,
 }
 
 impl<Handle> Admission<Handle> {
@@ -121,6 +136,8 @@ impl<Handle> Admission<Handle> {
             caps,
             open: HashMap::new(),
             peers: HashMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
             known: HashMap::new(),
             last: 0,
         }
@@ -216,13 +233,13 @@ impl<Handle> Admission<Handle> {
         idle.map(|(id, connection)| {
             let (standing, from) = match connection.proven {
                 Some(at) => (Standing::Proven, at + self.caps.rest),
-                None if self.is_known(connection.peer, now) => {
+                None if is_recent(self.slot(connection).known, now) => {
                     (Standing::Known, connection.came + self.caps.grace)
                 }
                 None => (Standing::Unknown, connection.came + self.caps.grace),
             };
             let share = match standing {
-                Standing::Unknown | Standing::Known => self.held(connection.peer).max(1),
+                Standing::Unknown | Standing::Known => self.slot(connection).held,
                 Standing::Proven => 1,
             };
             (standing, Reverse(share), from, *id)
@@ -231,22 +248,29 @@ impl<Handle> Admission<Handle> {
         .map(|(standing, _, from, id)| Next { id, from, standing })
     }
 
+    /// What is known of the peer of a connection; one place where nobody is counted.
+    fn slot(&self, connection: &Connection<Handle>) -> Slot {
+        let slot = connection.slot.and_then(|slot| self.slots.get(slot));
+        slot.copied().unwrap_or(Slot {
+            held: 1,
+            known: None,
+        })
+    }
+
     /// How many places this peer holds.
     fn held(&self, peer: Option<Peer>) -> usize {
         peer.and_then(|peer| self.peers.get(&peer))
-            .copied()
-            .unwrap_or(0)
+            .and_then(|slot| self.slots.get(*slot))
+            .map_or(0, |slot| slot.held)
     }
 
-    /// How many places the peer of this connection holds; one where nobody is counted.
+    /// How many places the peer of this connection holds.
     fn share(&self, id: Id) -> usize {
-        let peer = self.open.get(&id).and_then(|connection| connection.peer);
-        self.held(peer).max(1)
+        self.open.get(&id).map_or(1, |open| self.slot(open).held)
     }
 
     fn is_known(&self, peer: Option<Peer>, now: Instant) -> bool {
-        peer.and_then(|peer| self.known.get(&peer))
-            .is_some_and(|last| now.saturating_duration_since(*last) < KNOWN)
+        is_recent(peer.and_then(|peer| self.known.get(&peer)).copied(), now)
     }
 
     fn remember(&mut self, peer: Peer, now: Instant) {
@@ -257,6 +281,13 @@ impl<Handle> Admission<Handle> {
             }
         }
         self.known.insert(peer, now);
+        if let Some(slot) = self
+            .peers
+            .get(&peer)
+            .and_then(|slot| self.slots.get_mut(*slot))
+        {
+            slot.known = Some(now);
+        }
     }
 
     fn replace(
@@ -275,13 +306,12 @@ impl<Handle> Admission<Handle> {
     fn enter(&mut self, peer: Option<Peer>, now: Instant, handle: Handle) -> Id {
         self.last += 1;
         let id = Id(self.last);
-        if let Some(peer) = peer {
-            *self.peers.entry(peer).or_default() += 1;
-        }
+        let slot = peer.map(|peer| self.take_slot(peer));
         self.open.insert(
             id,
             Connection {
                 peer,
+                slot,
                 came: now,
                 proven: None,
                 at_work: 0,
@@ -291,18 +321,41 @@ impl<Handle> Admission<Handle> {
         id
     }
 
+    /// The slot of a peer that takes one more place.
+    fn take_slot(&mut self, peer: Peer) -> usize {
+        let slot = match self.peers.get(&peer) {
+            Some(slot) => *slot,
+            None => self.free.pop().unwrap_or_else(|| {
+                self.slots.push(Slot::default());
+                self.slots.len() - 1
+            }),
+        };
+        self.peers.insert(peer, slot);
+        let known = self.known.get(&peer).copied();
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.held += 1;
+            slot.known = known;
+        }
+        slot
+    }
+
     fn remove(&mut self, id: Id) -> Option<Handle> {
         let connection = self.open.remove(&id)?;
-        if let Some(peer) = connection.peer
-            && let Some(count) = self.peers.get_mut(&peer)
+        if let (Some(peer), Some(slot)) = (connection.peer, connection.slot)
+            && let Some(entry) = self.slots.get_mut(slot)
         {
-            *count -= 1;
-            if *count == 0 {
+            entry.held = entry.held.saturating_sub(1);
+            if entry.held == 0 {
                 self.peers.remove(&peer);
+                self.free.push(slot);
             }
         }
         Some(connection.handle)
     }
+}
+
+fn is_recent(last: Option<Instant>, now: Instant) -> bool {
+    last.is_some_and(|last| now.saturating_duration_since(last) < KNOWN)
 }
 
 #[cfg(test)]
