@@ -2,7 +2,8 @@
 //!
 //! - ten forged signatures for each valid delivery, and a thousand paths that nobody has;
 //! - 2,000 connections that send a byte a second, half of them in their headers and half in their body, all from one
-//!   address or eight from each of 250, since a cap by address sees the one and not the other;
+//!   address or eight from each of 250, since a cap by address sees the one and not the other; who is cut comes back
+//!   within half a second to a second and a half;
 //! - bodies of 200 MB, announced or in chunks.
 //!
 //! Valid deliveries come on a connection of their own each, as they do from a sender that delivers rarely: whoever
@@ -240,7 +241,9 @@ impl Attack {
                                 // Refused and cut alike: the next one.
                                 let _ =
                                     slow(to, from.of(number), &path, number % 2 == 0, &seen).await;
-                                tokio::time::sleep(Duration::from_millis(500)).await;
+                                // Each after a time of its own: attackers do not march in step.
+                                let pause = 500 + number * 7 % 1_000;
+                                tokio::time::sleep(Duration::from_millis(pause)).await;
                             }
                         });
                     }
