@@ -24,9 +24,10 @@
 //! | --- | --- | --- |
 //! | 0 | [`resources`] | what users write and read; the Secret in which the processes meet |
 //! | 1 | [`account`], [`webhook`], [`delivery`], [`leadership`] | decisions: no async, no client, no clock |
-//! | 2 | [`cluster`], [`partner`], [`journal`], [`sink`], [`ops`] | edges: Kubernetes, CHeKT, the disk, a second sink, the process itself |
-//! | 3 | [`controller`], [`receiver`], [`sandbox`] | processes |
-//! | 4 | [`cli`] | the command line that starts them |
+//! | 2 | [`ops`] | what every process has: logs, metrics, probes, a clock |
+//! | 3 | [`cluster`], [`partner`], [`journal`], [`sink`] | edges: Kubernetes, CHeKT, the disk, a second sink |
+//! | 4 | [`controller`], [`receiver`], [`sandbox`] | processes |
+//! | 5 | [`cli`] | the command line that starts them |
 
 pub mod account;
 pub mod cli;

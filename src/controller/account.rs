@@ -2,10 +2,9 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt};
 use secrecy::SecretString;
@@ -19,6 +18,7 @@ use crate::account::budget::Budget;
 use crate::account::report::{Problem, report};
 use crate::cluster::secrets::{self, ValueError};
 use crate::cluster::{ClusterError, write};
+use crate::ops::clock::Clock;
 use crate::partner::assertion::{self, SigningKey};
 use crate::partner::http::{self, PartnerClient};
 use crate::partner::token::{ClientGrant, Credentials, Proof};
@@ -87,7 +87,7 @@ async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, Clust
             (Some(problem.clone()), None, LOOK_AGAIN)
         }
         Slot::Connected(connection) => {
-            let again = keep_listed(connection, interval).await;
+            let again = keep_listed(connection, interval, &context.clock).await;
             let counts = connection
                 .has_listed()
                 .then(|| count(context, &key, connection));
@@ -96,7 +96,13 @@ async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, Clust
     };
     let old = account.status.clone().unwrap_or_default();
     let generation = account.meta().generation.unwrap_or_default();
-    let status = report(&old, generation, problem.as_ref(), counts, Timestamp::now());
+    let status = report(
+        &old,
+        generation,
+        problem.as_ref(),
+        counts,
+        context.clock.wall(),
+    );
     if status != old {
         let api: Api<ChektAccount> = Api::namespaced(context.client.clone(), &key.namespace);
         write::status(&api, account, &status, CONTROLLER_MANAGER).await?;
@@ -105,9 +111,9 @@ async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, Clust
 }
 
 /// Lists if it is time. Returns when it will be.
-async fn keep_listed(connection: &Connection, interval: Duration) -> Duration {
+async fn keep_listed(connection: &Connection, interval: Duration, clock: &Clock) -> Duration {
     let due = jittered(interval);
-    let now = Instant::now();
+    let now = clock.now();
     let wait = connection.wait(now);
     if !wait.is_zero() {
         return wait;
@@ -125,7 +131,7 @@ async fn keep_listed(connection: &Connection, interval: Duration) -> Duration {
         Ok(()) => due,
         Err(error) => {
             tracing::debug!(error = %error.detail, "the account could not be listed");
-            connection.wait(Instant::now())
+            connection.wait(clock.now())
         }
     }
 }
@@ -188,16 +194,26 @@ async fn connect(
     }
     let per_minute = u32::try_from(spec.rate_limit.requests_per_minute).unwrap_or(1);
     let burst = u32::try_from(spec.rate_limit.burst).unwrap_or(1);
-    let budget = Budget::new(per_minute, burst, Instant::now());
-    let fence = &context.fence;
+    let budget = Budget::new(per_minute, burst, context.clock.now());
+    let (fence, clock) = (&context.fence, &context.clock);
     let client = http::client(&base, fence)
         .map_err(http::ClientError::from)
-        .and_then(|http| PartnerClient::new(&base, http, credentials, budget, fence.clone()));
+        .and_then(|http| {
+            PartnerClient::new(
+                &base,
+                http,
+                credentials,
+                budget,
+                fence.clone(),
+                clock.clone(),
+            )
+        });
     Ok(match client {
         Ok(client) => {
             let (wake, metrics) = (context.wake.clone(), context.metrics.clone());
             let waiting = client.waiting();
-            let connection = Connection::new(key.clone(), client, made_of, wake, metrics);
+            let connection =
+                Connection::new(key.clone(), client, made_of, wake, metrics, clock.clone());
             let connection = Arc::new(connection);
             let turns = Connection::give_turns(Arc::downgrade(&connection), waiting);
             // It ends by itself once nobody holds the connection any more.

@@ -14,6 +14,7 @@ use crate::account::breaker::Breaker;
 use crate::account::report::Problem;
 use crate::account::roster::{Changes, Roster};
 use crate::account::turns::{Asker, Next};
+use crate::ops::clock::Clock;
 use crate::partner::fault::{Kind, PartnerError};
 use crate::partner::http::PartnerClient;
 use crate::resources::account::AccountName;
@@ -57,6 +58,7 @@ pub struct Connection {
     flight: AsyncMutex<Option<(Instant, PartnerError)>>,
     wake: UnboundedSender<Wake>,
     metrics: Metrics,
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +82,7 @@ impl Connection {
         made_of: [u8; 32],
         wake: UnboundedSender<Wake>,
         metrics: Metrics,
+        clock: Clock,
     ) -> Self {
         let (roster, health, flight) = (Mutex::default(), Mutex::default(), AsyncMutex::default());
         Connection {
@@ -91,6 +94,7 @@ impl Connection {
             flight,
             wake,
             metrics,
+            clock,
         }
     }
 
@@ -138,7 +142,7 @@ impl Connection {
                     this.tell(Wake::One(asker));
                     continue;
                 }
-                Next::At(at) => at.saturating_duration_since(Instant::now()),
+                Next::At(at) => at.saturating_duration_since(this.clock.now()),
                 Next::Nobody => IDLE,
             };
             drop(this);
@@ -165,7 +169,7 @@ impl Connection {
         {
             return Err(error.clone());
         }
-        let began = Instant::now();
+        let began = self.clock.now();
         self.metrics.lists.inc();
         match self.client.list().await {
             Ok(listing) => {
@@ -194,7 +198,7 @@ impl Connection {
 
     /// Takes in a failure that says something of the account and not of one webhook.
     pub fn failed(&self, error: &PartnerError) {
-        let now = Instant::now();
+        let now = self.clock.now();
         let reason = reason(error.kind);
         let changed = {
             let mut health = self.health();
@@ -226,7 +230,7 @@ impl Connection {
 
     /// Takes in whether CHeKT answered a request of one webhook: five that it did not answer are the account's trouble.
     pub fn heard(&self, uid: &str, outcome: &Result<(), PartnerError>) {
-        let now = Instant::now();
+        let now = self.clock.now();
         let error = match outcome {
             Err(error) if has_no_answer(error.kind) => error,
             Ok(()) | Err(_) => return self.health().breaker.webhook_answered(),
@@ -264,7 +268,7 @@ impl Connection {
             let news = health.problem != incomplete || !health.listed;
             // Only a look that failed before says that nothing else could have succeeded meanwhile.
             let is_back = complete && health.problem.is_some() && health.failures > 0;
-            let now = Instant::now();
+            let now = self.clock.now();
             *health = Health {
                 problem: incomplete,
                 failures: 0,

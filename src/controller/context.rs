@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::runtime::events::Recorder;
+use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::Mutex as AsyncMutex;
@@ -20,6 +20,7 @@ use super::namespaces::Namespaces;
 use crate::account::report::Problem;
 use crate::account::tenancy::{self, Permission};
 use crate::leadership::fence::Fence;
+use crate::ops::clock::Clock;
 use crate::resources::account::{AccountName, AllowedNamespaces};
 use crate::resources::{ChektAccount, ChektWebhook};
 use crate::webhook::identity;
@@ -44,6 +45,8 @@ pub struct Context {
     pub namespaces: Namespaces,
     /// What every call to CHeKT must pass; writes to the API server pass it in the client.
     pub fence: Fence,
+    /// Tells the time.
+    pub clock: Clock,
     /// Wakes webhooks.
     pub wake: UnboundedSender<Wake>,
     connections: Mutex<HashMap<AccountName, Slot>>,
@@ -101,8 +104,8 @@ impl Context {
         client: Client,
         settings: Settings,
         metrics: Metrics,
-        recorder: Recorder,
         fence: Fence,
+        clock: Clock,
         stores: (Vec<Store<ChektWebhook>>, Vec<Accounts>),
         wake: UnboundedSender<Wake>,
     ) -> Self {
@@ -110,7 +113,12 @@ impl Context {
         let (connections, memories) = (Mutex::default(), Mutex::default());
         let allowed = Mutex::default();
         let namespaces = Namespaces::new(settings.watch_namespaces.is_empty());
-        let started = Instant::now();
+        let started = clock.now();
+        let reporter = Reporter {
+            controller: "chekt.com/controller".to_owned(),
+            instance: std::env::var("HOSTNAME").ok(),
+        };
+        let recorder = Recorder::new(client.clone(), reporter);
         Context {
             client,
             settings,
@@ -121,6 +129,7 @@ impl Context {
             accounts,
             namespaces,
             fence,
+            clock,
             wake,
             connections,
             allowed,

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
 use super::connection::Connection;
@@ -82,7 +81,7 @@ pub async fn gather(
         // Without a keyring nothing says whose the id is, and with a guest it could be made up.
         .filter(|_| bound.is_some() || account_name.namespace == namespace);
     let url = context.wanted_url(webhook);
-    let now = Instant::now();
+    let now = context.clock.now();
     let roster = connection.as_ref().map_or_else(RosterView::default, |c| {
         view(c, recorded_id.as_deref(), &url, now)
     });
@@ -99,7 +98,7 @@ pub async fn gather(
         finalizer: webhook.finalizers().iter().any(|f| f == FINALIZER),
         reconcile_requested: webhook.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
         status,
-        now: conditions::whole_seconds(Timestamp::now()),
+        now: conditions::whole_seconds(context.clock.wall()),
         received_here: remote::same(&url, &context.derived_url(webhook)),
         derived: webhook.spec.url.is_none(),
         claimed_by: claimed_by(context, webhook, &account_name, &url),

@@ -2,7 +2,7 @@
 //!
 //! This is the only place from which CHeKT is written to.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::Api;
 use kube::runtime::events::EventType;
@@ -82,7 +82,7 @@ pub async fn perform(
         Step::List(oldest, why) => {
             let connection = connection()?;
             tracing::debug!(why, "list");
-            let now = Instant::now();
+            let now = context.clock.now();
             match connection
                 .list(now.checked_sub(*oldest).unwrap_or(now))
                 .await
@@ -90,7 +90,7 @@ pub async fn perform(
                 Ok(()) => memory.listed_for.clone_from(&world.reconcile_requested),
                 Err(error) => {
                     // No failure of this webhook: the account paces the next try for everyone.
-                    let now = Instant::now();
+                    let now = context.clock.now();
                     let wait = connection.wait(now).max(LIST_AGAIN);
                     memory.trouble = Some((error.detail, now + wait));
                     memory.unanswered = Some(now);
@@ -136,7 +136,7 @@ pub async fn perform(
                 // A refused test does not make the webhook itself refused.
                 memory.attempt = Attempt::Used;
                 if memory.test == Test::Recorded {
-                    memory.failed(error.detail.clone(), error.retry_after, Instant::now());
+                    memory.failed(error.detail.clone(), error.retry_after, context.clock.now());
                 }
                 if error.kind == Kind::Credentials {
                     connection()?.failed(&error);
@@ -178,7 +178,7 @@ async fn keyring(
     if change == KeyringChange::Next {
         // What was refused is about to be replaced.
         memory.refusal = None;
-        memory.next_at = Some(Instant::now());
+        memory.next_at = Some(context.clock.now());
     }
     Ok(Performed::Keyring(Box::new(stored)))
 }
@@ -203,7 +203,7 @@ async fn create(
         secret: Some(secret.clone()),
         active: false,
     };
-    let sent = Instant::now();
+    let sent = context.clock.now();
     let created = connection
         .client
         .create(&fields, &key(world, "create"))
@@ -214,7 +214,7 @@ async fn create(
     let note = if let Some(remote) = created {
         let note = format!("Created {} at CHeKT", remote.id);
         memory.webhook_id = Some(remote.id.clone());
-        connection.roster().wrote(remote, Instant::now());
+        connection.roster().wrote(remote, context.clock.now());
         note
     } else {
         // It exists, and only a list that is young enough can say under which id.
@@ -248,7 +248,7 @@ async fn patch(
         reactivate,
     } = change;
     if *reactivate {
-        memory.recovery = Some((Act::Patched, Instant::now()));
+        memory.recovery = Some((Act::Patched, context.clock.now()));
     }
     let secret = new_key.as_ref().map(|(_, secret)| secret.clone());
     let fields = Fields {
@@ -257,7 +257,7 @@ async fn patch(
         secret,
         active: *reactivate,
     };
-    let sent = Instant::now();
+    let sent = context.clock.now();
     let patched = connection
         .client
         .update(id, &fields, &key(world, "patch"))
@@ -270,7 +270,7 @@ async fn patch(
         memory.asserted = Some(key_id.clone());
     }
     match patched {
-        Some(remote) => connection.roster().wrote(remote, Instant::now()),
+        Some(remote) => connection.roster().wrote(remote, context.clock.now()),
         None => memory.unclear_at = Some(sent),
     }
     let (reason, note) = if *reactivate {
@@ -308,9 +308,9 @@ async fn delete(
     memory.answered();
     memory.deleted = world.deleting;
     if !world.deleting && world.recorded_id.as_deref() == Some(id) {
-        memory.recovery = Some((Act::Deleted, Instant::now()));
+        memory.recovery = Some((Act::Deleted, context.clock.now()));
     }
-    connection.roster().removed(id, Instant::now());
+    connection.roster().removed(id, context.clock.now());
     let note = format!("Deleted {id} at CHeKT: {why}");
     transitions::publish(
         context,
@@ -345,7 +345,7 @@ async fn settle(
     count(context, step, outcome.is_ok());
     connection.heard(&world.webhook.uid, &outcome);
     let Err(error) = outcome else { return };
-    let now = Instant::now();
+    let now = context.clock.now();
     let (namespace, webhook_name) = (&world.webhook.namespace, &world.webhook.name);
     tracing::warn!(namespace, name = webhook_name, step = name(step), unclear = error.unclear, error = %error.detail, "CHeKT did not do it");
     if error.unclear {

@@ -21,7 +21,6 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
 use kube::runtime::controller::Config;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
@@ -36,6 +35,7 @@ use super::metrics::Metrics;
 use super::{account, namespaced, namespaces, webhook};
 use crate::account::roster::Changes;
 use crate::leadership::fence::Fence;
+use crate::ops::clock::Clock;
 use crate::ops::health::Gate;
 use crate::resources::account::AccountName;
 use crate::resources::keyring::{LABEL, WEBHOOK_NAME, WEBHOOK_NAMESPACE};
@@ -203,15 +203,16 @@ pub async fn run(
         listed: Arc::clone(&w.accounts.complete),
     };
     let account_stores = watched.iter().map(accounts_of).collect();
-    let reporter = Reporter {
-        controller: "chekt.com/controller".to_owned(),
-        instance: std::env::var("HOSTNAME").ok(),
-    };
-    let recorder = Recorder::new(client.clone(), reporter);
     let (wake, woken) = mpsc::unbounded_channel();
     let both = (webhook_stores, account_stores);
     let context = Arc::new(Context::new(
-        client, settings, metrics, recorder, fence, both, wake,
+        client,
+        settings,
+        metrics,
+        fence,
+        Clock::machine(),
+        both,
+        wake,
     ));
 
     let mut tasks = JoinSet::new();

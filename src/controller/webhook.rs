@@ -1,7 +1,7 @@
 //! A pass over one webhook: gather, plan, perform, until there is nothing to do for now.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
@@ -94,7 +94,7 @@ async fn pass(
         if is_worth_a_write(world, &step) {
             webhook = report_to(context, webhook, world, &step).await?;
         }
-        if let Some(wait) = without_turn(&gathered, &step) {
+        if let Some(wait) = without_turn(context, &gathered, &step) {
             return Ok(Action::requeue(wait));
         }
         if let Step::Rest(Rest { because, again }) = step {
@@ -122,7 +122,7 @@ async fn pass(
 
 /// How long to wait, if it is not this webhook's turn. A pass never sleeps: there are few at once, and one of another
 /// account might need the place. Whoever rests no longer waits for a turn.
-fn without_turn(gathered: &Gathered, step: &Step) -> Option<Duration> {
+fn without_turn(context: &Context, gathered: &Gathered, step: &Step) -> Option<Duration> {
     let connection = gathered.connection.as_ref()?;
     let WebhookIdentity {
         namespace, name, ..
@@ -148,7 +148,7 @@ fn without_turn(gathered: &Gathered, step: &Step) -> Option<Duration> {
     let looks = matches!(step, Step::List(..));
     connection
         .client
-        .silent_for(Instant::now())
+        .silent_for(context.clock.now())
         .filter(|_| looks)
 }
 

@@ -27,6 +27,7 @@ use crate::account::roster::Listing;
 use crate::account::turns::{self, Asker, Turn, Turns, Urgency};
 use crate::delivery::retry;
 use crate::leadership::fence::{Fence, NotLeading};
+use crate::ops::clock::Clock;
 use crate::resources::keyring::SigningSecret;
 use crate::resources::remote::{RemoteWebhook, is_loopback};
 
@@ -64,6 +65,7 @@ pub struct PartnerClient {
     /// Rings when a look at the account has its turn.
     looking: Notify,
     fence: Fence,
+    clock: Clock,
 }
 
 /// Why a client cannot be made.
@@ -131,6 +133,7 @@ impl PartnerClient {
         credentials: Credentials,
         budget: Budget,
         fence: Fence,
+        clock: Clock,
     ) -> Result<Self, ClientError> {
         let mut collection = base.clone();
         collection
@@ -138,7 +141,7 @@ impl PartnerClient {
             .map_err(|()| ClientError::Base(base.to_string()))?
             .pop_if_empty()
             .extend(["partner", "v1", "webhooks"]);
-        let tokens = TokenSource::new(http.clone(), credentials);
+        let tokens = TokenSource::new(http.clone(), credentials, clock.clone());
         Ok(PartnerClient {
             http,
             collection,
@@ -147,6 +150,7 @@ impl PartnerClient {
             waiting: Arc::default(),
             looking: Notify::new(),
             fence,
+            clock,
         })
     }
 
@@ -306,7 +310,7 @@ impl PartnerClient {
     /// Asks for the turn that a write needs: the calls themselves do not wait. With [`Turn::Later`], whoever runs
     /// [`PartnerClient::next_turn`] hears of it when it comes.
     pub fn ask(&self, asker: &Asker, urgency: Urgency) -> Turn {
-        let turn = self.turns().ask(asker, urgency, Instant::now());
+        let turn = self.turns().ask(asker, urgency, self.clock.now());
         if turn == Turn::Later {
             self.waiting.notify_one();
         }
@@ -321,7 +325,7 @@ impl PartnerClient {
     /// Gives the next turn. One for a look at the account is handed on here; a webhook must be woken.
     pub fn next_turn(&self) -> turns::Next {
         loop {
-            let next = self.turns().next(Instant::now());
+            let next = self.turns().next(self.clock.now());
             match next {
                 turns::Next::Wake(asker) if asker == Asker::default() => self.looking.notify_one(),
                 next => return next,
@@ -395,7 +399,7 @@ impl PartnerClient {
             self.fence.check().map_err(not_leading)?;
             let token = self.tokens.bearer().await.inspect_err(|error| {
                 if let Some(wait) = error.retry_after {
-                    self.turns().budget().pause(wait, Instant::now());
+                    self.turns().budget().pause(wait, self.clock.now());
                 }
             })?;
             let trace = Uuid::new_v4();
@@ -424,7 +428,7 @@ impl PartnerClient {
                     if !self.tokens.forget(&token).await {
                         return Err(error);
                     }
-                    self.turns().budget().spend(Instant::now());
+                    self.turns().budget().spend(self.clock.now());
                 }
                 outcome => return outcome,
             }
@@ -447,9 +451,9 @@ impl PartnerClient {
         })?;
         let status = answer.status();
         let headers = answer.headers().clone();
-        let retry_after = pause(&headers, status.as_u16(), SystemTime::now());
+        let retry_after = pause(&headers, status.as_u16(), self.clock.wall().into());
         if let Some(wait) = retry_after {
-            self.turns().budget().pause(wait, Instant::now());
+            self.turns().budget().pause(wait, self.clock.now());
         }
         let body = read(&mut answer).await;
         if !status.is_success() {
@@ -609,7 +613,8 @@ mod tests {
         let http = client(&base, &fence).unwrap();
         let token = Credentials::AccessToken("t".into());
         let budget = Budget::new(60, 1, Instant::now());
-        let partner = PartnerClient::new(&base, http, token, budget, fence).unwrap();
+        let partner =
+            PartnerClient::new(&base, http, token, budget, fence, Clock::machine()).unwrap();
         let server = async {
             let (mut connection, _) = listener.accept().await.unwrap();
             let mut bytes = [0; 64];

@@ -2,8 +2,9 @@
 //!
 //! One fetch at a time: whoever comes while a token is being fetched waits for that one, and shares its failure too.
 
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
+use k8s_openapi::jiff::Timestamp;
 use reqwest::Client;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -15,6 +16,7 @@ use super::assertion::{self, SigningKey};
 use super::fault::{Kind, PartnerError, cause};
 use super::http::pause;
 use crate::account::credentials::TokenCache;
+use crate::ops::clock::Clock;
 
 /// Who we are to CHeKT.
 #[derive(Debug)]
@@ -55,8 +57,8 @@ pub enum Proof {
 }
 
 impl ClientGrant {
-    /// What is asked of the token endpoint.
-    fn form(&self) -> Result<Vec<(&'static str, String)>, PartnerError> {
+    /// What is asked of the token endpoint, at this moment.
+    fn form(&self, now: Timestamp) -> Result<Vec<(&'static str, String)>, PartnerError> {
         let mut form = vec![
             ("grant_type", "client_credentials".to_owned()),
             ("client_id", self.client_id.clone()),
@@ -66,8 +68,7 @@ impl ClientGrant {
                 form.push(("client_secret", secret.expose_secret().to_owned()));
             }
             Proof::Key { key, client } => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-                let now = now.unwrap_or_default().as_secs();
+                let now = u64::try_from(now.as_second()).unwrap_or_default();
                 let assertion = key.assertion(client, now, Uuid::new_v4()).ok_or_else(|| {
                     let detail = "no token could be asked for: the private key does not sign";
                     PartnerError::new(Kind::Credentials, false, detail)
@@ -96,16 +97,18 @@ struct State {
 pub struct TokenSource {
     http: Client,
     credentials: Credentials,
+    clock: Clock,
     state: Mutex<State>,
 }
 
 impl TokenSource {
     /// A source that has fetched nothing yet.
     #[must_use]
-    pub fn new(http: Client, credentials: Credentials) -> Self {
+    pub fn new(http: Client, credentials: Credentials, clock: Clock) -> Self {
         TokenSource {
             http,
             credentials,
+            clock,
             state: Mutex::default(),
         }
     }
@@ -120,16 +123,16 @@ impl TokenSource {
             Credentials::AccessToken(token) => return Ok(token.clone()),
             Credentials::Client(grant) => grant,
         };
-        let came = Instant::now();
+        let came = self.clock.now();
         let mut state = self.state.lock().await;
-        let asked = Instant::now();
+        let asked = self.clock.now();
         if let Some(token) = state.cache.good(asked) {
             return Ok(token.clone());
         }
         if let Some((_, error)) = state.failed.as_ref().filter(|(began, _)| *began >= came) {
             return Err(error.clone());
         }
-        match self.fetch(&grant.url, grant.form()?).await {
+        match self.fetch(&grant.url, grant.form(self.clock.wall())?).await {
             Ok((token, expires_in)) => {
                 state.cache.store(token.clone(), &expires_in, asked);
                 state.failed = None;
@@ -152,7 +155,7 @@ impl TokenSource {
         let (status, wait, body) = match answer {
             Ok(answer) => {
                 let status = answer.status();
-                let wait = pause(answer.headers(), status.as_u16(), SystemTime::now());
+                let wait = pause(answer.headers(), status.as_u16(), self.clock.wall().into());
                 (status, wait, answer.text().await.unwrap_or_default())
             }
             Err(error) => {
