@@ -1,5 +1,8 @@
 //! Gather: everything that a decision about one webhook may look at, from the stores, two Secrets, the roster and
 //! memory. Nothing is written and CHeKT is not asked.
+//!
+//! The Secrets are read once a pass, since each read is a call; everything else is at hand, and looked at before each
+//! step.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +20,9 @@ use crate::resources::conditions;
 use crate::resources::keyring::{SigningSecret, WebhookIdentity};
 use crate::resources::reasons::Reason;
 use crate::resources::remote;
-use crate::resources::{ChektWebhook, FINALIZER, RECONCILE_REQUESTED_AT};
+use crate::resources::{
+    ChektWebhook, FINALIZER, RECONCILE_REQUESTED_AT, ROTATE_REQUESTED_AT, TEST_REQUESTED_AT,
+};
 use crate::webhook::identity::Claim;
 use crate::webhook::world::{AccountView, RosterView, WantedSecret, World};
 
@@ -51,25 +56,50 @@ pub enum PassError {
     NoConnection,
 }
 
-/// Gathers the world of one webhook. `keyring`: as it was last written in this pass.
-///
-/// # Errors
-/// [`PassError`].
-pub async fn gather(
+/// What a pass has read from Secrets.
+pub struct Held {
+    /// The keyring, as it was read or last written in this pass.
+    pub keyring: Option<StoredKeyring>,
+    secret: WantedSecret,
+    generation: Option<i64>,
+}
+
+impl Held {
+    /// Reads the Secrets of one webhook.
+    ///
+    /// # Errors
+    /// [`PassError`].
+    pub async fn read(context: &Context, webhook: &ChektWebhook) -> Result<Held, PassError> {
+        let namespace = webhook.namespace().unwrap_or_default();
+        let uid = webhook.uid().unwrap_or_default();
+        Ok(Held {
+            keyring: secrets::keyring(&context.keyrings(), &uid).await?,
+            secret: wanted_secret(context, webhook, &namespace).await?,
+            generation: webhook.meta().generation,
+        })
+    }
+
+    /// Whether this was read for another spec: another Secret may be named in it.
+    #[must_use]
+    pub fn is_for_another(&self, webhook: &ChektWebhook) -> bool {
+        self.generation != webhook.meta().generation
+    }
+}
+
+/// Gathers the world of one webhook.
+#[must_use]
+pub fn gather(
     context: &Context,
     webhook: &ChektWebhook,
-    memory: &mut Remembered,
-    keyring: Option<&StoredKeyring>,
-) -> Result<Gathered, PassError> {
+    memory: &Remembered,
+    held: &Held,
+) -> Gathered {
     let namespace = webhook.namespace().unwrap_or_default();
     let uid = webhook.uid().unwrap_or_default();
-    let stored = match keyring {
-        Some(known) => Some(known.clone()),
-        None => secrets::keyring(&context.keyrings(), &uid).await?,
-    };
-    let secret = wanted_secret(context, webhook, &namespace).await?;
+    let stored = held.keyring.as_ref();
+    let secret = held.secret.clone();
     let deleting = webhook.meta().deletion_timestamp.is_some();
-    let bound = stored.as_ref().and_then(|s| s.account.as_ref());
+    let bound = stored.and_then(|s| s.account.as_ref());
     let chosen = context.choose(webhook, bound);
     let (account, connection) = account(context, &chosen, bound, &namespace, deleting);
     let account_name = bound.unwrap_or(&chosen).clone();
@@ -82,10 +112,13 @@ pub async fn gather(
         .filter(|_| bound.is_some() || account_name.namespace == namespace);
     let url = context.wanted_url(webhook);
     let now = context.clock.now();
-    let roster = connection.as_ref().map_or_else(RosterView::default, |c| {
-        view(c, recorded_id.as_deref(), &url, now)
+    let pin = webhook.spec.webhook_id.as_deref();
+    let mut roster = connection.as_ref().map_or_else(RosterView::default, |c| {
+        view(c, recorded_id.as_deref(), pin, &url, now)
     });
+    leave_to_others(context, webhook, &account_name, &mut roster);
     let recovered = connection.as_ref().and_then(|c| c.recovered());
+    let asked = |annotation| webhook.annotations().get(annotation).cloned();
     let world = World {
         webhook: WebhookIdentity {
             namespace,
@@ -96,26 +129,31 @@ pub async fn gather(
         spec: webhook.spec.clone(),
         deleting,
         finalizer: webhook.finalizers().iter().any(|f| f == FINALIZER),
-        reconcile_requested: webhook.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
+        reconcile_requested: asked(RECONCILE_REQUESTED_AT),
+        test_requested: asked(TEST_REQUESTED_AT),
+        rotate_requested: asked(ROTATE_REQUESTED_AT),
         status,
         now: conditions::whole_seconds(context.clock.wall()),
         received_here: remote::same(&url, &context.derived_url(webhook)),
         derived: webhook.spec.url.is_none(),
         claimed_by: claimed_by(context, webhook, &account_name, &url),
+        pin_claimed_by: pin
+            .filter(|_| recorded_id.is_none())
+            .and_then(|id| pin_claimed_by(context, webhook, &account_name, id)),
         url,
         account_name,
         account,
         secret,
-        keyring: stored.as_ref().map(|s| s.keyring.clone()),
+        keyring: stored.map(|s| s.keyring.clone()),
         recorded_id,
         roster,
         memory: memory.view(context.started, recovered, now),
     };
-    Ok(Gathered {
+    Gathered {
         world,
-        keyring_version: stored.and_then(|s| s.resource_version),
+        keyring_version: stored.and_then(|s| s.resource_version.clone()),
         connection,
-    })
+    }
 }
 
 /// The account of a webhook, and the connection to it. `chosen` is the account that the webhook is to use, `bound` the
@@ -238,13 +276,20 @@ async fn wanted_secret(
     })
 }
 
-fn view(connection: &Connection, recorded: Option<&str>, url: &str, now: Instant) -> RosterView {
+fn view(
+    connection: &Connection,
+    recorded: Option<&str>,
+    pinned: Option<&str>,
+    url: &str,
+    now: Instant,
+) -> RosterView {
     let roster = connection.roster();
     let began = roster.complete_since();
     let absent_since = recorded.and_then(|id| roster.absent_since(id));
     RosterView {
         age: began.map(|b| now.saturating_duration_since(b)),
         recorded: recorded.and_then(|id| roster.get(id)).cloned(),
+        pinned: pinned.and_then(|id| roster.get(id)).cloned(),
         absent_for: match (began, absent_since) {
             (Some(began), Some(since)) => began.saturating_duration_since(since),
             _ => Duration::ZERO,
@@ -276,9 +321,65 @@ fn claimed_by(
             && claim(other) < mine
             && remote::same(&context.wanted_url(other), url)
     })?;
-    Some(format!(
-        "{}/{}",
-        older.namespace().unwrap_or_default(),
-        older.name_any()
-    ))
+    Some(named(older, webhook))
+}
+
+/// Takes out of the view what another webhook has on record, although it has our url: the other one's url was changed,
+/// and CHeKT was not told yet.
+fn leave_to_others(
+    context: &Context,
+    webhook: &ChektWebhook,
+    account: &AccountName,
+    roster: &mut RosterView,
+) {
+    let recorded = roster.recorded.as_ref().map(|r| r.id.clone());
+    // Nearly always there is none but our own, and nobody need be asked.
+    if roster
+        .by_url
+        .iter()
+        .all(|w| Some(&w.id) == recorded.as_ref())
+    {
+        return;
+    }
+    let others = context.served_by(account);
+    let has = |id: &str| {
+        others.iter().any(|other| {
+            other.uid() != webhook.uid()
+                && other.status.as_ref().and_then(|s| s.webhook_id.as_deref()) == Some(id)
+        })
+    };
+    roster
+        .by_url
+        .retain(|w| Some(&w.id) == recorded.as_ref() || !has(&w.id));
+}
+
+/// Another webhook of the same account that has the remote webhook `id`, or is older and wants to take it over too.
+fn pin_claimed_by(
+    context: &Context,
+    webhook: &ChektWebhook,
+    account: &AccountName,
+    id: &str,
+) -> Option<String> {
+    let claim = |w: &ChektWebhook| (w.creation_timestamp().map(|t| t.0), w.uid());
+    let others = context.served_by(account);
+    let other = others.iter().find(|other| {
+        let on_record = other.status.as_ref().and_then(|s| s.webhook_id.as_deref());
+        other.uid() != webhook.uid()
+            && match on_record {
+                Some(recorded) => recorded == id,
+                None => {
+                    other.spec.webhook_id.as_deref() == Some(id) && claim(other) < claim(webhook)
+                }
+            }
+    })?;
+    Some(named(other, webhook))
+}
+
+/// Another webhook, as words for the status of `webhook`. Who has webhooks in other namespaces is not told.
+fn named(other: &ChektWebhook, webhook: &ChektWebhook) -> String {
+    if other.namespace() == webhook.namespace() {
+        format!("ChektWebhook {}", other.name_any())
+    } else {
+        "a ChektWebhook of another namespace".to_owned()
+    }
 }

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::webhook::health::{Act, Attempted};
-use crate::webhook::world::{Attempt, Memory, Refusal, Test, Trouble};
+use crate::webhook::world::{Attempt, Memory, Refusal, Test, Trouble, Unheeded};
 
 /// The first pause after a failure; it doubles up to [`LONGEST`].
 const FIRST: Duration = Duration::from_secs(1);
@@ -35,8 +35,8 @@ pub struct Remembered {
     pub unanswered: Option<Instant>,
     /// What was last done to switch the webhook on, and when.
     pub recovery: Option<(Act, Instant)>,
-    /// See [`Memory::patches`].
-    pub patches: u32,
+    /// See [`Memory::unheeded`]: how many, for which generation, and when the last one was.
+    pub unheeded: Option<(u32, i64, Instant)>,
     /// See [`Memory::test`].
     pub test: Test,
     /// See [`Memory::deleted`].
@@ -72,7 +72,11 @@ impl Remembered {
             recovery: self
                 .recovery
                 .map(|(act, at)| Attempted { ago: ago(at), act }),
-            patches: self.patches,
+            unheeded: self.unheeded.map(|(patches, generation, at)| Unheeded {
+                patches,
+                generation,
+                ago: ago(at),
+            }),
             test: self.test.clone(),
             deleted: self.deleted,
             listed_for: self.listed_for.clone(),
@@ -87,6 +91,13 @@ impl Remembered {
         self.failures = self.failures.saturating_add(1);
         self.unanswered = None;
         self.trouble = Some((message, now + at_least.unwrap_or_default().max(pause)));
+    }
+
+    /// Takes in a PATCH that was answered with success. Whether it was heeded, the next look tells.
+    pub fn patched(&mut self, generation: i64, now: Instant) {
+        let before = self.unheeded.filter(|(_, of, _)| *of == generation);
+        let patches = before.map_or(0, |(patches, ..)| patches).saturating_add(1);
+        self.unheeded = Some((patches, generation, now));
     }
 
     /// Takes in that a remote write was answered with success.

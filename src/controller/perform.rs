@@ -20,7 +20,7 @@ use crate::partner::http::Fields;
 use crate::resources::ChektWebhook;
 use crate::webhook::health::Act;
 use crate::webhook::rotation::{self, Entropy};
-use crate::webhook::step::{Change, Draft, KeyringChange, Step};
+use crate::webhook::step::{Change, Draft, KeyringChange, Step, Why};
 use crate::webhook::world::{Attempt, Refusal, Test, World};
 
 /// How soon a webhook looks again by itself after a list that failed. Whoever lists next wakes it if that is news.
@@ -60,28 +60,27 @@ pub async fn perform(
             .as_deref()
             .ok_or(PassError::NoConnection)
     };
-    tracing::debug!(namespace = %world.webhook.namespace, name = %world.webhook.name, step = name(step), "step");
+    tracing::debug!(namespace = %world.webhook.namespace, name = %world.webhook.name, step = name(step), why = step.why(), "step");
     match step {
         Step::Rest(_) => Ok(Performed::Remote),
-        Step::AddFinalizer => {
+        Step::AddFinalizer(_) => {
             let object = write::finalizer(&api, webhook, true).await?;
             Ok(Performed::Object(Box::new(object)))
         }
         Step::ReleaseFinalizer(why) => {
-            tracing::info!(namespace = %world.webhook.namespace, name = %world.webhook.name, why, "webhook released");
+            tracing::info!(namespace = %world.webhook.namespace, name = %world.webhook.name, why = why.text(), "webhook released");
             match write::finalizer(&api, webhook, false).await {
                 Ok(_) | Err(ClusterError::NotFound(_)) => Ok(Performed::Gone),
                 Err(error) => Err(error.into()),
             }
         }
-        Step::Keyring(change) => keyring(context, gathered, *change, memory).await,
-        Step::RemoveKeyring => {
+        Step::Keyring(change, _) => keyring(context, gathered, *change, memory).await,
+        Step::RemoveKeyring(_) => {
             secrets::remove(&context.keyrings(), &world.webhook.uid).await?;
             Ok(Performed::NoKeyring)
         }
-        Step::List(oldest, why) => {
+        Step::List(oldest, _) => {
             let connection = connection()?;
-            tracing::debug!(why, "list");
             let now = context.clock.now();
             match connection
                 .list(now.checked_sub(*oldest).unwrap_or(now))
@@ -98,44 +97,45 @@ pub async fn perform(
             }
             Ok(Performed::Remote)
         }
-        Step::Create(draft) => {
+        Step::Create(draft, _) => {
             let to = connection()?;
             let outcome = create(context, webhook, to, world, draft, memory).await;
             settle(context, webhook, to, step, outcome, memory, world).await;
             Ok(Performed::Remote)
         }
-        Step::Patch(id, change) => {
+        Step::Patch(id, change, why) => {
             let to = connection()?;
-            let outcome = patch(context, webhook, to, world, (id, change), memory).await;
+            let outcome = patch(context, webhook, to, world, (id, change, *why), memory).await;
             settle(context, webhook, to, step, outcome, memory, world).await;
             Ok(Performed::Remote)
         }
         Step::Delete(id, why) => {
             let to = connection()?;
-            let outcome = delete(context, webhook, to, world, (id, why), memory).await;
+            let outcome = delete(context, webhook, to, world, (id, *why), memory).await;
             settle(context, webhook, to, step, outcome, memory, world).await;
             Ok(Performed::Remote)
         }
-        Step::Test(id) => {
+        Step::Test(id, _) => {
             let outcome = connection()?.client.test(id, &key(world, "test")).await;
             connection()?.heard(&world.webhook.uid, &outcome);
             count(context, step, outcome.is_ok());
             memory.test = match &outcome {
                 Ok(()) => {
-                    memory.answered();
+                    memory.trouble = None;
+                    memory.failures = 0;
                     Test::Sent
                 }
                 // At most once: whatever may have been sent is not asked for again.
                 Err(error) if error.unclear => Test::Sent,
                 Err(error) => match error.kind {
-                    Kind::Network | Kind::Throttled | Kind::Credentials => Test::Recorded,
+                    Kind::Network => Test::Recorded,
+                    Kind::Throttled | Kind::Credentials => Test::Denied,
                     _ => Test::Refused(error.detail.clone()),
                 },
             };
             if let Err(error) = outcome {
                 // A refused test does not make the webhook itself refused.
-                memory.attempt = Attempt::Used;
-                if memory.test == Test::Recorded {
+                if matches!(memory.test, Test::Recorded | Test::Denied) {
                     memory.failed(error.detail.clone(), error.retry_after, context.clock.now());
                 }
                 if error.kind == Kind::Credentials {
@@ -168,16 +168,17 @@ async fn keyring(
     let keyrings = context.keyrings();
     let stored = secrets::store(&keyrings, namespace, &keyring, account, version).await?;
     memory.attempt = Attempt::Open;
-    let noted = stored.keyring.test != world.keyring.as_ref().and_then(|k| k.test.clone());
-    if noted {
+    if rotation::notes_test(change, world) {
         memory.test = Test::Recorded;
     }
     if change == KeyringChange::NoteTest {
         memory.recovery = memory.recovery.map(|(_, at)| (Act::Worked, at));
     }
-    if change == KeyringChange::Next {
+    if matches!(change, KeyringChange::First | KeyringChange::Next) {
         // What was refused is about to be replaced.
         memory.refusal = None;
+    }
+    if change == KeyringChange::Next {
         memory.next_at = Some(context.clock.now());
     }
     Ok(Performed::Keyring(Box::new(stored)))
@@ -238,7 +239,7 @@ async fn patch(
     webhook: &ChektWebhook,
     connection: &Connection,
     world: &World,
-    (id, change): (&str, &Change),
+    (id, change, why): (&str, &Change, Why),
     memory: &mut Remembered,
 ) -> Result<(), PartnerError> {
     let Change {
@@ -263,8 +264,7 @@ async fn patch(
         .update(id, &fields, &key(world, "patch"))
         .await?;
     memory.answered();
-    memory.patches += 1;
-    let adopted = world.recorded_id.as_deref() != Some(id);
+    memory.patched(world.generation, context.clock.now());
     memory.webhook_id = Some(id.to_owned());
     if let Some((key_id, _)) = new_key {
         memory.asserted = Some(key_id.clone());
@@ -273,25 +273,12 @@ async fn patch(
         Some(remote) => connection.roster().wrote(remote, context.clock.now()),
         None => memory.unclear_at = Some(sent),
     }
-    let (reason, note) = if *reactivate {
-        (
-            "Reactivated",
-            format!("CHeKT had switched {id} off; switched it on again"),
-        )
-    } else if adopted {
-        (
-            "Adopted",
-            format!(
-                "Took over {id}, which has this url; set {}",
-                change.fields()
-            ),
-        )
-    } else {
-        (
-            "Updated",
-            format!("Set {} of {id} at CHeKT", change.fields()),
-        )
+    let reason = match why {
+        Why::SwitchedOff => "Reactivated",
+        Why::TakesOver | Why::TakesOverPinned => "Adopted",
+        _ => "Updated",
     };
+    let note = format!("Set {} of {id} at CHeKT: {}", change.fields(), why.text());
     transitions::publish(context, webhook, EventType::Normal, reason, "Update", note).await;
     Ok(())
 }
@@ -301,7 +288,7 @@ async fn delete(
     webhook: &ChektWebhook,
     connection: &Connection,
     world: &World,
-    (id, why): (&str, &str),
+    (id, why): (&str, Why),
     memory: &mut Remembered,
 ) -> Result<(), PartnerError> {
     connection.client.delete(id, &key(world, "delete")).await?;
@@ -311,7 +298,7 @@ async fn delete(
         memory.recovery = Some((Act::Deleted, context.clock.now()));
     }
     connection.roster().removed(id, context.clock.now());
-    let note = format!("Deleted {id} at CHeKT: {why}");
+    let note = format!("Deleted {id} at CHeKT: {}", why.text());
     transitions::publish(
         context,
         webhook,
@@ -356,11 +343,12 @@ async fn settle(
     match error.kind {
         Kind::Credentials | Kind::NoWebhooksApi => connection.failed(&error),
         // Whether it may be switched on says nothing of the rest of it; the cooldown decides what is tried next.
-        Kind::Rejected | Kind::Forbidden if matches!(step, Step::Patch(_, c) if c.reactivate) => {}
+        Kind::Rejected | Kind::Forbidden if matches!(step, Step::Patch(_, _, Why::SwitchedOff)) => {
+        }
         Kind::Rejected | Kind::Forbidden => {
             let key_id = match step {
-                Step::Create(draft) => Some(draft.key_id.clone()),
-                Step::Patch(_, change) => change.key.as_ref().map(|(id, _)| id.clone()),
+                Step::Create(draft, _) => Some(draft.key_id.clone()),
+                Step::Patch(_, change, _) => change.key.as_ref().map(|(id, _)| id.clone()),
                 _ => None,
             };
             let refusal = Refusal {
@@ -382,7 +370,7 @@ async fn settle(
             .await;
         }
         Kind::Missing => {
-            if let Step::Patch(id, _) | Step::Delete(id, _) = step {
+            if let Step::Patch(id, ..) | Step::Delete(id, _) = step {
                 connection.roster().vanished(id, now);
             }
         }
@@ -406,14 +394,14 @@ fn key(world: &World, verb: &str) -> String {
 #[must_use]
 pub fn name(step: &Step) -> &'static str {
     match step {
-        Step::AddFinalizer => "add_finalizer",
-        Step::Keyring(_) => "keyring",
+        Step::AddFinalizer(_) => "add_finalizer",
+        Step::Keyring(..) => "keyring",
         Step::List(..) => "list",
-        Step::Create(_) => "create",
+        Step::Create(..) => "create",
         Step::Patch(..) => "patch",
         Step::Delete(..) => "delete",
-        Step::Test(_) => "test",
-        Step::RemoveKeyring => "remove_keyring",
+        Step::Test(..) => "test",
+        Step::RemoveKeyring(_) => "remove_keyring",
         Step::ReleaseFinalizer(_) => "release_finalizer",
         Step::Rest(_) => "rest",
     }

@@ -7,18 +7,17 @@ use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 
 use super::context::Context;
-use super::gather::{Gathered, PassError, gather};
+use super::gather::{Gathered, Held, PassError, gather};
 use super::memory::Remembered;
 use super::perform::{Performed, perform};
 use super::transitions;
 use crate::account::turns::{Asker, Turn, Urgency};
-use crate::cluster::secrets::StoredKeyring;
 use crate::cluster::{ClusterError, write};
 use crate::resources::keyring::WebhookIdentity;
 use crate::resources::webhook::{ChektWebhookStatus, TestPolicy};
 use crate::resources::{CONTROLLER_MANAGER, ChektWebhook};
 use crate::webhook::health::{self, Act};
-use crate::webhook::plan::{is_care, plan};
+use crate::webhook::plan::plan;
 use crate::webhook::report::{self, report};
 use crate::webhook::step::{Because, Rest, Step};
 use crate::webhook::world::World;
@@ -47,7 +46,7 @@ pub async fn reconcile(
     let mut memory = memory.lock().await;
     let (namespace, name) = (webhook.namespace().unwrap_or_default(), webhook.name_any());
     Ok(
-        match pass(&context, (*webhook).clone(), &mut memory).await {
+        match Box::pin(pass(&context, (*webhook).clone(), &mut memory)).await {
             Ok(action) => action,
             Err(PassError::Cluster(
                 ClusterError::Conflict(why) | ClusterError::AlreadyExists(why),
@@ -73,16 +72,19 @@ async fn pass(
     mut webhook: ChektWebhook,
     memory: &mut Remembered,
 ) -> Result<Action, PassError> {
-    let mut keyring: Option<StoredKeyring> = None;
+    let mut held = Held::read(context, &webhook).await?;
     for _ in 0..MOST_STEPS {
-        let gathered = gather(context, &webhook, memory, keyring.as_ref()).await?;
+        if held.is_for_another(&webhook) {
+            held = Held::read(context, &webhook).await?;
+        }
+        let gathered = gather(context, &webhook, memory, &held);
         let world = &gathered.world;
         let step = plan(world);
         if world
             .target()
             .is_some_and(|t| crate::webhook::drift::change(world, t).is_empty())
         {
-            memory.patches = 0;
+            memory.unheeded = None;
         }
         if world.spec.test_policy == TestPolicy::Never
             && world
@@ -91,12 +93,19 @@ async fn pass(
         {
             memory.recovery = memory.recovery.map(|(_, at)| (Act::Worked, at));
         }
-        if is_worth_a_write(world, &step) {
-            webhook = report_to(context, webhook, world, &step).await?;
-        }
         if let Some(wait) = without_turn(context, &gathered, &step) {
+            let because = Because::Queued;
+            let again = Some(wait);
+            report_to(
+                context,
+                webhook,
+                world,
+                &Step::Rest(Rest { because, again }),
+            )
+            .await?;
             return Ok(Action::requeue(wait));
         }
+        webhook = report_to(context, webhook, world, &step).await?;
         if let Step::Rest(Rest { because, again }) = step {
             if because == Because::Gone {
                 context.forget(&world.webhook.uid);
@@ -108,8 +117,8 @@ async fn pass(
         }
         match perform(context, &webhook, &gathered, &step, memory).await? {
             Performed::Object(object) => webhook = *object,
-            Performed::Keyring(stored) => keyring = Some(*stored),
-            Performed::NoKeyring => keyring = None,
+            Performed::Keyring(stored) => held.keyring = Some(*stored),
+            Performed::NoKeyring => held.keyring = None,
             Performed::Gone => {
                 context.forget(&world.webhook.uid);
                 return Ok(Action::await_change());
@@ -132,7 +141,7 @@ fn without_turn(context: &Context, gathered: &Gathered, step: &Step) -> Option<D
         name: name.clone(),
     };
     if step.is_remote_write() {
-        let urgency = if is_care(&gathered.world, step) {
+        let urgency = if step.is_care() {
             Urgency::Care
         } else {
             Urgency::Wanted
@@ -152,29 +161,24 @@ fn without_turn(context: &Context, gathered: &Gathered, step: &Step) -> Option<D
         .filter(|_| looks)
 }
 
-/// A status is written when there is nothing more to do for now, and at once when an id or an outage must be put on
-/// record.
-fn is_worth_a_write(world: &World, step: &Step) -> bool {
+/// Whether a status is worth a write: when there is nothing more to do for now, and at once when an id or an outage must
+/// be put on record.
+fn is_worth_a_write(world: &World, step: &Step, status: &ChektWebhookStatus) -> bool {
     match step {
         Step::Rest(rest) => !matches!(
             rest.because,
             Because::Gone | Because::Starting | Because::Spreading
         ),
-        Step::AddFinalizer | Step::RemoveKeyring | Step::ReleaseFinalizer(_) => false,
-        Step::Keyring(_)
+        Step::AddFinalizer(_) | Step::RemoveKeyring(_) | Step::ReleaseFinalizer(_) => false,
+        Step::Keyring(..)
         | Step::List(..)
-        | Step::Create(_)
+        | Step::Create(..)
         | Step::Patch(..)
         | Step::Delete(..)
-        | Step::Test(_) => {
-            if !world.deleting && health::outage(world) != world.status.last_outage {
-                return true;
-            }
-            let new = world
-                .target()
-                .filter(|t| world.recorded_id.as_deref() == Some(&t.id));
+        | Step::Test(..) => {
+            let old = &world.status;
             !world.deleting
-                && new.is_some_and(|t| world.status.webhook_id.as_deref() != Some(&t.id))
+                && (status.webhook_id != old.webhook_id || status.last_outage != old.last_outage)
         }
     }
 }
@@ -186,6 +190,9 @@ async fn report_to(
     step: &Step,
 ) -> Result<ChektWebhook, ClusterError> {
     let status = report(world, step);
+    if !is_worth_a_write(world, step, &status) {
+        return Ok(webhook);
+    }
     let old = ChektWebhookStatus {
         deliveries: None,
         ..webhook.status.clone().unwrap_or_default()

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -126,6 +127,14 @@ pub struct TestRequest {
     pub at: Timestamp,
 }
 
+impl TestRequest {
+    /// How long ago it was asked for.
+    #[must_use]
+    pub fn age(&self, now: Timestamp) -> Duration {
+        Duration::try_from(now.duration_since(self.at)).unwrap_or_default()
+    }
+}
+
 /// The signing secrets of one webhook, and what must be remembered beside them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keyring {
@@ -142,6 +151,10 @@ pub struct Keyring {
     pub attempt: i64,
     /// The last request for a test delivery, written before it is sent.
     pub test: Option<TestRequest>,
+    /// The value of the annotation that asks for a test delivery, as of that request.
+    pub test_requested: Option<String>,
+    /// The value of the annotation that asks for a new secret, as of the last new key.
+    pub rotation_requested: Option<String>,
 }
 
 /// Why a Secret is not a keyring.
@@ -166,6 +179,8 @@ impl Keyring {
             previous: Vec::new(),
             attempt: 0,
             test: None,
+            test_requested: None,
+            rotation_requested: None,
         }
     }
 
@@ -213,6 +228,12 @@ impl Keyring {
             put("test-key-id", test.key_id.as_bytes());
             put("test-url", test.url.as_bytes());
             put("test-at", test.at.to_string().as_bytes());
+        }
+        if let Some(requested) = &self.test_requested {
+            put("test-requested", requested.as_bytes());
+        }
+        if let Some(requested) = &self.rotation_requested {
+            put("rotation-requested", requested.as_bytes());
         }
         Secret {
             metadata: ObjectMeta {
@@ -274,6 +295,8 @@ impl Keyring {
             previous,
             attempt: read(data, "attempt")?.unwrap_or(0),
             test,
+            test_requested: read(data, "test-requested")?,
+            rotation_requested: read(data, "rotation-requested")?,
         })
     }
 }
@@ -336,6 +359,8 @@ mod tests {
                 url: "https://a/b".into(),
                 at: Timestamp::from_second(5).unwrap(),
             }),
+            test_requested: Some("t-1".into()),
+            rotation_requested: Some("r-1".into()),
         }
     }
 

@@ -19,6 +19,14 @@ pub const FINALIZER: &str = "chekt.com/webhook";
 /// Asks for a pass now; any new value counts, and it is echoed in `status.lastHandledReconcileAt`.
 pub const RECONCILE_REQUESTED_AT: &str = "chekt.com/reconcile-requested-at";
 
+/// Asks for a test delivery; any new value counts, and is acted on at most once. It is echoed in
+/// `status.lastHandledTestAt`.
+pub const TEST_REQUESTED_AT: &str = "chekt.com/test-requested-at";
+
+/// Asks for a new generated secret; any new value counts, and it is echoed in `status.lastHandledRotateAt` once the new
+/// secret is in force. Where `spec.secretRef` is given the secret is the user's, and nothing is done.
+pub const ROTATE_REQUESTED_AT: &str = "chekt.com/rotate-requested-at";
+
 /// Field manager of everything the controller writes by server-side apply.
 pub const CONTROLLER_MANAGER: &str = "chekt-operator";
 

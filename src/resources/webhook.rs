@@ -33,7 +33,10 @@ use super::account::SecretKeyRef;
     printcolumn(name = "URL", type_ = "string", json_path = ".status.url", priority = "1"),
     validation = Rule::new("!has(self.spec.url) || has(self.spec.secretRef)")
         .message("a webhook with its own url needs its own secret, since someone else verifies the deliveries: write spec.secretRef, or leave spec.url out to let the operator receive them")
-        .field_path(".spec.secretRef")
+        .field_path(".spec.secretRef"),
+    validation = Rule::new("!has(self.spec.webhookID) || (has(oldSelf.spec.webhookID) && self.spec.webhookID == oldSelf.spec.webhookID)")
+        .message("webhookID says which remote webhook is taken over when this object is created, and can only be taken away later: create another ChektWebhook for another id")
+        .field_path(".spec.webhookID")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ChektWebhookSpec {
@@ -87,6 +90,19 @@ pub struct ChektWebhookSpec {
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 
+    /// What happens when CHeKT already has a webhook with this url that is not on record here: `Adopt` takes it over and
+    /// gives it the secret, `Refuse` leaves it alone and says so. Default: `Adopt`.
+    #[serde(default)]
+    pub adoption_policy: AdoptionPolicy,
+
+    /// The id of the remote webhook to take over, whatever its url is; it is then brought to what is written here. Only
+    /// when the object is created. Default: the one with this url, if there is one, else a new one.
+    ///
+    /// Example: `webhook_abc123`
+    #[serde(default, rename = "webhookID", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub webhook_id: Option<String>,
+
     /// What is done when CHeKT has switched the remote webhook off, as it does after three failed deliveries in a row.
     #[serde(default)]
     pub recovery: Recovery,
@@ -122,6 +138,16 @@ pub enum DeletionPolicy {
     Delete,
     /// The remote webhook stays.
     Orphan,
+}
+
+/// What happens to a remote webhook with the same url that is not on record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AdoptionPolicy {
+    /// It is taken over.
+    #[default]
+    Adopt,
+    /// It is left alone, and nothing is created beside it.
+    Refuse,
 }
 
 /// What is done when CHeKT has switched the remote webhook off.
@@ -206,6 +232,14 @@ pub struct ChektWebhookStatus {
     /// The value of the annotation chekt.com/reconcile-requested-at that was acted on last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
+
+    /// The value of the annotation chekt.com/test-requested-at that was acted on last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_test_at: Option<String>,
+
+    /// The value of the annotation chekt.com/rotate-requested-at whose secret came into force last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handled_rotate_at: Option<String>,
 
     /// When CHeKT was last seen to have switched the remote webhook off, and on again. What happened at CHeKT in
     /// between was not delivered.

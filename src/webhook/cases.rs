@@ -6,20 +6,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::health::{Act, Attempted};
-use super::plan::{ASK_AGAIN, FRESH, is_care, plan};
+use super::plan::{ASK_AGAIN, FRESH, plan};
 use super::report::report;
 use super::rotation::{self, Entropy};
-use super::step::{Because, KeyringChange, Rest, Step};
+use super::step::{Because, KeyringChange, Rest, Step, Why};
 use super::world::{
-    AccountView, Attempt, Memory, Refusal, RosterView, Test, Trouble, WantedSecret, World,
+    AccountView, Attempt, Memory, Refusal, RosterView, Test, Trouble, Unheeded, WantedSecret, World,
 };
 use crate::resources::conditions;
 use crate::resources::keyring::{Key, Keyring, SigningSecret, TestRequest, WebhookIdentity};
 use crate::resources::reasons::Reason;
 use crate::resources::remote::{RemoteWebhook, SETTLE};
 use crate::resources::webhook::{
-    ChektWebhookSpec, ChektWebhookStatus, Delay, DeletionPolicy, Deliveries, RecoveryPolicy,
-    TestPolicy,
+    AdoptionPolicy, ChektWebhookSpec, ChektWebhookStatus, Delay, DeletionPolicy, Deliveries,
+    RecoveryPolicy, TestPolicy,
 };
 
 const URL: &str = "https://alarms.example/webhooks/security/front";
@@ -59,6 +59,8 @@ fn fresh() -> World {
         deleting: false,
         finalizer: true,
         reconcile_requested: None,
+        test_requested: None,
+        rotate_requested: None,
         status: ChektWebhookStatus::default(),
         now: now(),
         url: URL.to_owned(),
@@ -67,6 +69,7 @@ fn fresh() -> World {
         account_name: "security/default".parse().unwrap(),
         account: AccountView::Ready,
         claimed_by: None,
+        pin_claimed_by: None,
         secret: WantedSecret::Generated,
         keyring: None,
         recorded_id: None,
@@ -85,7 +88,7 @@ fn fresh() -> World {
 fn about_to_create() -> World {
     let mut world = fresh();
     let mut keyring = Keyring::empty(world.webhook.clone());
-    keyring.next = Some(key("generated-1"));
+    keyring.current = Some(key("generated-1"));
     keyring.attempt = 1;
     world.keyring = Some(keyring);
     world.memory.attempt = Attempt::Open;
@@ -119,6 +122,28 @@ fn in_sync() -> World {
     world
 }
 
+/// Does to the keyring what a step asks for, as the process does.
+fn perform_keyring(world: &mut World, change: KeyringChange) {
+    let entropy = Entropy {
+        secret: [1; 32],
+        id: [2; 6],
+    };
+    let keyring = rotation::apply(change, world, &entropy).unwrap();
+    world.keyring = Some(keyring);
+    world.memory.attempt = Attempt::Open;
+    if rotation::notes_test(change, world) {
+        world.memory.test = Test::Recorded;
+    }
+}
+
+fn unheeded(patches: u32, generation: i64, ago: u64) -> Unheeded {
+    Unheeded {
+        patches,
+        generation,
+        ago: Duration::from_secs(ago),
+    }
+}
+
 fn because(step: Step) -> Because {
     match step {
         Step::Rest(Rest { because, .. }) => because,
@@ -139,43 +164,31 @@ fn with(mut world: World, change: impl FnOnce(&mut World)) -> World {
 }
 
 #[test]
-fn a_webhook_is_made_in_this_order_finalizer_keyring_post_promotion_test() {
-    assert_eq!(
-        plan(&with(fresh(), |w| w.finalizer = false)),
-        Step::AddFinalizer
-    );
-    assert_eq!(plan(&fresh()), Step::Keyring(KeyringChange::Next));
-    assert!(
-        matches!(plan(&about_to_create()), Step::Create(d) if d.key_id == "generated-1" && d.url == URL)
-    );
-    let made = with(about_to_create(), |w| {
+fn a_webhook_is_made_in_this_order_finalizer_keyring_post_test() {
+    let made = with(fresh(), |w| w.finalizer = false);
+    assert_eq!(plan(&made), Step::AddFinalizer(Why::FinalizerFirst));
+    let keyring = Step::Keyring(KeyringChange::First, Why::NoKey);
+    assert_eq!(plan(&fresh()), keyring);
+    let made = with(fresh(), |w| perform_keyring(w, KeyringChange::First));
+    let key_id = made.keyring.as_ref().unwrap().current.clone().unwrap().id;
+    let Step::Create(draft, Why::NoneThere) = plan(&made) else {
+        panic!("no POST")
+    };
+    assert_eq!((draft.key_id, draft.url.as_str()), (key_id.clone(), URL));
+    let made = with(made, |w| {
         w.recorded_id = Some("w1".into());
         w.roster.recorded = Some(remote("w1"));
         w.roster.by_url = vec![remote("w1")];
-        w.memory.asserted = Some("generated-1".into());
+        w.memory.asserted = Some(key_id);
         w.memory.attempt = Attempt::Used;
     });
-    assert_eq!(plan(&made), Step::Keyring(KeyringChange::Promote));
-    let keyring = rotation::apply(
-        KeyringChange::Promote,
-        &made,
-        &Entropy {
-            secret: [1; 32],
-            id: [2; 6],
-        },
-    )
-    .unwrap();
-    let promoted = with(made, |w| {
-        w.keyring = Some(keyring);
-        w.memory.attempt = Attempt::Open;
-        w.memory.test = Test::Recorded;
-    });
-    assert_eq!(plan(&promoted), Step::Test("w1".into()));
-    let asked = with(promoted, |w| {
-        w.memory.attempt = Attempt::Used;
-        w.memory.test = Test::Sent;
-    });
+    assert_eq!(plan(&made), Step::Test("w1".into(), Why::TestNoted));
+    // The id is on record before the test is asked for: two writes of the object, one of its keyring.
+    let said = report(&made, &plan(&made));
+    assert_eq!(said.webhook_id.as_deref(), Some("w1"));
+    let asked = with(made, |w| w.memory.test = Test::Sent);
     assert_eq!(because(plan(&asked)), Because::InSync);
+    assert_eq!(report(&asked, &plan(&asked)), said);
 }
 
 #[test]
@@ -206,7 +219,7 @@ fn drift_of_events_and_of_the_url_is_one_patch_of_just_those() {
         w.url = "https://alarms.example/new".into();
         w.memory.attempt = Attempt::Open;
     });
-    let Step::Patch(id, change) = plan(&world) else {
+    let Step::Patch(id, change, _) = plan(&world) else {
         panic!("no patch")
     };
     assert_eq!(
@@ -225,16 +238,18 @@ fn every_remote_write_waits_for_a_number_that_no_answer_has_come_to() {
     };
     assert_eq!(
         plan(&drifted(Attempt::Used)),
-        Step::Keyring(KeyringChange::Number)
+        Step::Keyring(KeyringChange::Number, Why::NumberUsed)
     );
     assert_eq!(
         plan(&drifted(Attempt::Unknown)),
-        Step::Keyring(KeyringChange::Number)
+        Step::Keyring(KeyringChange::Number, Why::NumberUsed)
     );
     assert!(matches!(plan(&drifted(Attempt::Open)), Step::Patch(..)));
-    // After a restart an interrupted create goes on under its own number: CHeKT may know it.
     let restarted = with(about_to_create(), |w| w.memory.attempt = Attempt::Unknown);
-    assert!(matches!(plan(&restarted), Step::Create(_)));
+    assert_eq!(
+        plan(&restarted),
+        Step::Keyring(KeyringChange::Number, Why::NumberUsed)
+    );
 }
 
 #[test]
@@ -259,11 +274,11 @@ fn a_lost_answer_is_resolved_by_a_list_that_is_young_enough_to_show_it() {
     };
     assert_eq!(because(plan(&unclear(2, 1))), Because::Settling);
     assert!(matches!(plan(&unclear(7, 3)), Step::List(..)));
-    assert!(matches!(plan(&unclear(7, 2)), Step::Create(_)));
+    assert!(matches!(plan(&unclear(7, 2)), Step::Create(..)));
     let landed = with(unclear(7, 2), |w| w.roster.by_url = vec![remote("w1")]);
     // It is there; which secret it has is not known, so that is said again.
     assert!(
-        matches!(plan(&landed), Step::Patch(id, change) if id == "w1" && change.fields() == "secret")
+        matches!(plan(&landed), Step::Patch(id, change, _) if id == "w1" && change.fields() == "secret")
     );
 }
 
@@ -280,7 +295,10 @@ fn after_a_restart_a_request_of_the_dead_process_has_time_to_land() {
     };
     assert_eq!(because(plan(&restarted(2, 1))), Because::Settling);
     assert!(matches!(plan(&restarted(6, 4)), Step::List(..)));
-    assert!(matches!(plan(&restarted(6, 1)), Step::Create(_)));
+    assert!(matches!(
+        plan(&restarted(6, 1)),
+        Step::Keyring(KeyringChange::Number, _)
+    ));
 }
 
 #[test]
@@ -296,7 +314,7 @@ fn a_webhook_that_vanished_is_created_again_only_after_two_lists_without_it() {
     };
     assert_eq!(because(plan(&vanished(0, 1))), Because::Settling);
     assert!(matches!(plan(&vanished(0, 6)), Step::List(..)));
-    assert!(matches!(plan(&vanished(6, 0)), Step::Create(d) if d.key_id == "generated-1"));
+    assert!(matches!(plan(&vanished(6, 0)), Step::Create(d, _) if d.key_id == "generated-1"));
 }
 
 #[test]
@@ -304,13 +322,165 @@ fn the_one_webhook_with_our_url_is_taken_over_with_a_secret_of_ours() {
     let found = with(about_to_create(), |w| {
         w.roster.by_url = vec![remote("stranger")];
     });
-    let Step::Patch(id, change) = plan(&found) else {
+    let Step::Patch(id, change, _) = plan(&found) else {
         panic!("no patch")
     };
     assert_eq!(
         (id.as_str(), change.fields().as_str()),
         ("stranger", "secret")
     );
+}
+
+#[test]
+fn what_is_refused_is_neither_taken_over_nor_put_on_record_nor_deleted() {
+    let refused = with(fresh(), |w| {
+        w.spec.adoption_policy = AdoptionPolicy::Refuse;
+        w.roster.by_url = vec![remote("stranger")];
+    });
+    assert_eq!(reason(&refused), Reason::AdoptionRefused);
+    let status = report(&refused, &plan(&refused));
+    assert_eq!((status.webhook_id, status.state), (None, None));
+    // It is looked for before there is a keyring: a number in one says that a webhook with this url may be ours.
+    let unseen = with(refused.clone(), |w| w.roster = RosterView::default());
+    assert!(matches!(plan(&unseen), Step::List(_, Why::NeverListed)));
+    let mine = with(refused.clone(), |w| w.keyring = about_to_create().keyring);
+    assert!(matches!(
+        plan(&mine),
+        Step::Keyring(KeyringChange::Number, _)
+    ));
+    assert_eq!(mine.target().map(|t| t.id.as_str()), Some("stranger"));
+    let leaving = with(refused, |w| w.deleting = true);
+    assert_eq!(plan(&leaving), Step::ReleaseFinalizer(Why::NeverSent));
+    // One of its own went, and another is there: under a given url it is somebody's.
+    let gone = |derived| {
+        with(in_sync(), |w| {
+            w.spec.adoption_policy = AdoptionPolicy::Refuse;
+            w.derived = derived;
+            w.roster.recorded = None;
+            w.roster.by_url = vec![remote("other")];
+        })
+    };
+    assert_eq!(reason(&gone(false)), Reason::AdoptionRefused);
+    assert_eq!(gone(true).target().map(|t| t.id.as_str()), Some("other"));
+}
+
+#[test]
+fn a_pinned_webhook_is_taken_over_whatever_its_url_and_nothing_is_made_in_its_place() {
+    let pinned = with(about_to_create(), |w| {
+        w.spec.webhook_id = Some("w7".into());
+        w.spec.adoption_policy = AdoptionPolicy::Refuse;
+        w.roster.by_url = vec![remote("stranger")];
+        w.roster.pinned = Some(RemoteWebhook {
+            url: "https://old.example/hook".into(),
+            ..remote("w7")
+        });
+    });
+    let Step::Patch(id, change, Why::TakesOverPinned) = plan(&pinned) else {
+        panic!("not taken over")
+    };
+    assert_eq!(
+        (id.as_str(), change.fields().as_str()),
+        ("w7", "url, secret")
+    );
+    let missing = with(pinned.clone(), |w| w.roster.pinned = None);
+    assert_eq!(reason(&missing), Reason::WebhookNotFound);
+    let old = with(missing, |w| w.roster.age = Some(2 * FRESH));
+    assert!(matches!(plan(&old), Step::List(_, Why::ListTooOld)));
+    let claimed = with(pinned.clone(), |w| {
+        w.pin_claimed_by = Some("another".into());
+    });
+    assert_eq!(reason(&claimed), Reason::WebhookClaimed);
+    assert_eq!(claimed.target(), None);
+    // Nothing of another's is deleted, nor what was never asked for.
+    for (change, why) in [
+        ((|w| w.keyring = None) as fn(&mut World), Why::NeverSent),
+        (|w| w.roster.pinned = None, Why::NothingOfOurs),
+    ] {
+        let leaving = with(with(pinned.clone(), change), |w| w.deleting = true);
+        assert_eq!(plan(&leaving).why(), why.text());
+    }
+    // Once one is on record, the pin has done its part: what vanished comes back.
+    let vanished = with(in_sync(), |w| {
+        w.spec.webhook_id = Some("w1".into());
+        w.roster.recorded = None;
+        w.roster.by_url = vec![];
+        w.roster.absent_for = SETTLE;
+        w.roster.age = Some(Duration::ZERO);
+        w.memory.attempt = Attempt::Open;
+    });
+    assert!(matches!(plan(&vanished), Step::Create(..)));
+}
+
+#[test]
+fn what_is_still_to_be_taken_over_is_not_on_record() {
+    let found = with(about_to_create(), |w| {
+        w.roster.by_url = vec![remote("stranger")];
+        w.secret = WantedSecret::Unusable(Reason::SecretNotFound, "m".into());
+    });
+    assert_eq!(report(&found, &plan(&found)).webhook_id, None);
+}
+
+#[test]
+fn a_test_delivery_that_a_person_asks_for_is_asked_for_once_whatever_the_policy() {
+    let asked = with(in_sync(), |w| {
+        w.spec.test_policy = TestPolicy::Never;
+        w.test_requested = Some("now".into());
+    });
+    let note = Step::Keyring(KeyringChange::NoteTest, Why::TestRequested);
+    assert_eq!(plan(&asked), note);
+    let noted = with(asked, |w| perform_keyring(w, KeyringChange::NoteTest));
+    assert_eq!(plan(&noted), Step::Test("w1".into(), Why::TestNoted));
+    assert_eq!(report(&noted, &plan(&noted)).last_handled_test_at, None);
+    let sent = with(noted.clone(), |w| w.memory.test = Test::Sent);
+    assert_eq!(because(plan(&sent)), Because::InSync);
+    let said = report(&sent, &plan(&sent));
+    assert_eq!(said.last_handled_test_at.as_deref(), Some("now"));
+    // A process that starts between the note and the request does not know whether it was sent, and leaves it.
+    let restarted = with(noted.clone(), |w| w.memory.test = Test::NotAsked);
+    assert_eq!(because(plan(&restarted)), Because::InSync);
+    // One that was refused for now is asked for again under another number, and one that was noted long ago as well.
+    let denied = with(noted.clone(), |w| w.memory.test = Test::Denied);
+    let late = with(noted, |w| w.now = now() + SignedDuration::from_secs(11));
+    for world in [denied, late] {
+        let again = Step::Keyring(KeyringChange::NoteTest, Why::TestNoted);
+        assert_eq!(plan(&world), again);
+    }
+}
+
+#[test]
+fn a_new_secret_that_a_person_asks_for_is_made_once_and_only_where_the_operator_makes_it() {
+    let asked = with(in_sync(), |w| w.rotate_requested = Some("now".into()));
+    let next = Step::Keyring(KeyringChange::Next, Why::RotationRequested);
+    assert_eq!(plan(&asked), next);
+    let next = with(asked.clone(), |w| perform_keyring(w, KeyringChange::Next));
+    assert!(matches!(plan(&next), Step::Patch(_, c, Why::NewKey) if c.fields() == "secret"));
+    assert_eq!(report(&next, &plan(&next)).last_handled_rotate_at, None);
+    let done = with(next, |w| {
+        perform_keyring(w, KeyringChange::Promote);
+        w.memory.asserted = Some("generated-020202020202".into());
+        w.memory.test = Test::Sent;
+    });
+    assert_eq!(because(plan(&done)), Because::InSync);
+    let said = report(&done, &plan(&done));
+    assert_eq!(said.last_handled_rotate_at.as_deref(), Some("now"));
+    let given = with(asked, |w| {
+        let secret = SigningSecret::new(b"theirs".to_vec()).unwrap();
+        w.secret = WantedSecret::Given(secret.clone());
+        let id = "given-1".to_owned();
+        w.keyring.as_mut().unwrap().current = Some(Key { id, secret });
+    });
+    assert!(!matches!(
+        plan(&given),
+        Step::Keyring(KeyringChange::Next, _)
+    ));
+}
+
+#[test]
+fn a_keyring_that_was_lost_is_made_again_and_its_secret_given_to_chekt() {
+    let lost = with(in_sync(), |w| w.keyring = None);
+    assert_eq!(plan(&lost), Step::Keyring(KeyringChange::Next, Why::NoKey));
+    let made = with(lost, |w| perform_keyring(w, KeyringChange::Next));
+    assert!(matches!(plan(&made), Step::Patch(_, c, _) if c.fields() == "secret"));
 }
 
 #[test]
@@ -367,13 +537,13 @@ fn what_another_webhook_keeps_is_neither_put_on_record_nor_deleted() {
         w.claimed_by = Some("security/older".into());
         w.deleting = true;
     });
-    assert_eq!(plan(&leaving), Step::RemoveKeyring);
+    assert_eq!(plan(&leaving), Step::RemoveKeyring(Why::KeptByAnother));
     // If its own is gone, the one under that url is still the other's.
     let gone = with(leaving.clone(), |w| {
         w.roster.recorded = None;
         w.roster.absent_for = SETTLE;
     });
-    assert_eq!(plan(&gone), Step::RemoveKeyring);
+    assert_eq!(plan(&gone), Step::RemoveKeyring(Why::NothingOfOurs));
     // One of its own, under another url, is its own to delete.
     let own = with(leaving, |w| {
         w.roster.recorded.as_mut().unwrap().url = "https://alarms.example/old".into();
@@ -392,16 +562,16 @@ fn what_people_asked_for_goes_before_the_operators_own_care() {
     let care = |world: World| {
         let step = plan(&world);
         assert!(
-            step.is_remote_write() || matches!(step, Step::Keyring(_)),
+            step.is_remote_write() || matches!(step, Step::Keyring(..)),
             "{step:?}"
         );
         // The number for the write comes first, and this is about the write.
         let step = match step {
-            Step::Keyring(_) => plan(&with(world.clone(), |w| w.memory.attempt = Attempt::Open)),
+            Step::Keyring(..) => plan(&with(world.clone(), |w| w.memory.attempt = Attempt::Open)),
             step => step,
         };
         assert!(step.is_remote_write(), "{step:?}");
-        is_care(&world, &step)
+        step.is_care()
     };
     assert!(care(with(in_sync(), drifted)), "a drift");
     let edited = with(in_sync(), |w| {
@@ -471,8 +641,11 @@ fn a_refusal_waits_for_a_change_or_for_ten_minutes() {
         })
     };
     assert_eq!(reason(&refused(1, Duration::ZERO)), Reason::Rejected);
-    assert!(matches!(plan(&refused(0, Duration::ZERO)), Step::Create(_)));
-    assert!(matches!(plan(&refused(1, ASK_AGAIN)), Step::Create(_)));
+    assert!(matches!(
+        plan(&refused(0, Duration::ZERO)),
+        Step::Create(..)
+    ));
+    assert!(matches!(plan(&refused(1, ASK_AGAIN)), Step::Create(..)));
 }
 
 #[test]
@@ -489,7 +662,7 @@ fn a_failure_is_waited_out() {
         because(plan(&failed(Duration::from_secs(1)))),
         Because::Retrying("503".into())
     );
-    assert!(matches!(plan(&failed(Duration::ZERO)), Step::Create(_)));
+    assert!(matches!(plan(&failed(Duration::ZERO)), Step::Create(..)));
 }
 
 fn off(recovery: Option<(u64, Act)>) -> World {
@@ -505,8 +678,7 @@ fn off(recovery: Option<(u64, Act)>) -> World {
 
 #[test]
 fn a_webhook_that_was_switched_off_is_switched_on_then_made_anew_and_never_in_a_hurry() {
-    let on =
-        |w: &World| matches!(plan(w), Step::Patch(id, c) if id == "w1" && c.fields() == "status");
+    let on = |w: &World| matches!(plan(w), Step::Patch(id, c, _) if id == "w1" && c.fields() == "status");
     assert!(on(&off(None)));
     assert!(on(&off(Some((300, Act::Worked)))));
     assert!(on(&off(Some((300, Act::Deleted)))));
@@ -537,7 +709,7 @@ fn a_webhook_that_is_on_again_is_proved_by_a_test_delivery_once() {
     };
     assert_eq!(
         plan(&on_again(Act::Patched)),
-        Step::Keyring(KeyringChange::NoteTest)
+        Step::Keyring(KeyringChange::NoteTest, Why::NotProvedAgain)
     );
     assert_eq!(because(plan(&on_again(Act::Worked))), Because::InSync);
 }
@@ -565,20 +737,28 @@ fn an_outage_begins_when_it_is_first_seen_and_ends_when_it_is_first_not() {
 fn two_patches_without_effect_end_in_stalled_with_the_field() {
     let stubborn = with(in_sync(), |w| {
         w.spec.events.push("site.armed".into());
-        w.memory.patches = 2;
+        w.memory.unheeded = Some(unheeded(2, 1, 0));
         w.memory.attempt = Attempt::Open;
     });
     let Because::Stalled(Reason::NotConverging, message) = because(plan(&stubborn)) else {
         panic!("not stalled")
     };
-    assert!(message.contains("events"), "{message}");
+    assert!(message.contains("events lack site.armed"), "{message}");
+    // A changed spec, or a long while, is reason to ask once more.
+    for again in [unheeded(2, 0, 0), unheeded(2, 1, 600)] {
+        let world = with(stubborn.clone(), |w| w.memory.unheeded = Some(again));
+        assert!(matches!(plan(&world), Step::Patch(..)));
+    }
 }
 
 #[test]
 fn a_changed_secret_goes_through_next_patch_current_and_previous() {
     let wanted = WantedSecret::Given(SigningSecret::new(b"new".to_vec()).unwrap());
     let world = with(in_sync(), |w| w.secret = wanted);
-    assert_eq!(plan(&world), Step::Keyring(KeyringChange::Next));
+    assert_eq!(
+        plan(&world),
+        Step::Keyring(KeyringChange::Next, Why::SecretChanged)
+    );
     let entropy = Entropy {
         secret: [1; 32],
         id: [2; 6],
@@ -601,12 +781,15 @@ fn a_changed_secret_goes_through_next_patch_current_and_previous() {
             again: Some(Duration::from_millis(600))
         })
     );
-    let Step::Patch(_, change) = plan(&world) else {
+    let Step::Patch(_, change, _) = plan(&world) else {
         panic!("no patch")
     };
     assert_eq!(change.fields(), "secret");
     let world = with(world, |w| w.memory.asserted = change.key.map(|(id, _)| id));
-    assert_eq!(plan(&world), Step::Keyring(KeyringChange::Promote));
+    assert_eq!(
+        plan(&world),
+        Step::Keyring(KeyringChange::Promote, Why::NewKeyInForce)
+    );
     let keyring = rotation::apply(KeyringChange::Promote, &world, &entropy).unwrap();
     assert_eq!(keyring.current.as_ref().unwrap().secret.expose(), b"new");
     assert_eq!(keyring.previous[0].key.id, "generated-1");
@@ -653,7 +836,10 @@ fn previous_keys_go_when_they_have_run_out() {
         panic!("no end in sight")
     };
     world.now = now() + SignedDuration::from_mins(15);
-    assert_eq!(plan(&world), Step::Keyring(KeyringChange::DropExpired));
+    assert_eq!(
+        plan(&world),
+        Step::Keyring(KeyringChange::DropExpired, Why::PreviousRanOut)
+    );
     assert!(
         rotation::apply(KeyringChange::DropExpired, &world, &entropy)
             .unwrap()
@@ -684,7 +870,10 @@ fn a_test_delivery_that_never_came_is_asked_for_again_after_ten_minutes() {
             again: Some(Duration::from_secs(500))
         })
     );
-    assert_eq!(plan(&waiting(600)), Step::Keyring(KeyringChange::NoteTest));
+    assert_eq!(
+        plan(&waiting(600)),
+        Step::Keyring(KeyringChange::NoteTest, Why::TestLost)
+    );
     let never = with(waiting(600), |w| w.spec.test_policy = TestPolicy::Never);
     assert_eq!(
         plan(&never),
@@ -707,7 +896,7 @@ fn a_deletion_goes_remote_webhook_keyring_finalizer() {
         w.roster.recorded = None;
         w.roster.by_url = vec![];
     });
-    assert_eq!(plan(&deleted), Step::RemoveKeyring);
+    assert_eq!(plan(&deleted), Step::RemoveKeyring(Why::DeletionConfirmed));
     assert!(matches!(
         plan(&with(deleted, |w| w.keyring = None)),
         Step::ReleaseFinalizer(_)
@@ -721,7 +910,7 @@ fn an_orphan_is_left_without_a_word_to_chekt() {
         w.spec.deletion_policy = DeletionPolicy::Orphan;
         w.account = AccountView::NotReady(Reason::AccountNotFound, "m".into());
     });
-    assert_eq!(plan(&orphan), Step::RemoveKeyring);
+    assert_eq!(plan(&orphan), Step::RemoveKeyring(Why::OrphanPolicy));
 }
 
 #[test]
@@ -751,7 +940,7 @@ fn a_failed_or_missing_list_never_releases_a_finalizer() {
     let certain = with(gone(Some(1), SETTLE.as_secs()), |w| {
         w.memory.attempt = Attempt::Used;
     });
-    assert_eq!(plan(&certain), Step::RemoveKeyring);
+    assert_eq!(plan(&certain), Step::RemoveKeyring(Why::NothingOfOurs));
 }
 
 #[test]
@@ -833,7 +1022,7 @@ fn conditions_of_a_webhook_whose_account_went_away_do_not_claim_to_know() {
 fn a_test_delivery_that_cannot_be_asked_for_takes_nothing_from_ready() {
     let world = with(in_sync(), |w| {
         w.status.deliveries = None;
-        w.memory.test = Test::Recorded;
+        w.memory.test = Test::Denied;
         w.memory.trouble = Some(Trouble {
             message: "429".into(),
             wait: SETTLE,

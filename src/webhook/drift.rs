@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::step::Change;
+use super::step::{Change, Why};
 use super::world::World;
+use crate::resources::conditions::{self, SYNCED};
 use crate::resources::keyring::{Key, Keyring};
 use crate::resources::remote::{RemoteWebhook, same};
 
@@ -37,6 +38,47 @@ pub fn change(world: &World, remote: &RemoteWebhook) -> Change {
         change.key = Some((key.id.clone(), key.secret.clone()));
     }
     change
+}
+
+/// Why `remote` is to be changed.
+#[must_use]
+pub fn why(world: &World, remote: &RemoteWebhook, change: &Change) -> Why {
+    if world.recorded_id.as_deref() != Some(remote.id.as_str()) {
+        return if world.pin().is_some() {
+            Why::TakesOverPinned
+        } else {
+            Why::TakesOver
+        };
+    }
+    if change.key.is_some() {
+        return Why::NewKey;
+    }
+    let synced = conditions::find(&world.status.conditions, SYNCED);
+    let was = synced
+        .is_some_and(|c| c.status == "True" && c.observed_generation == Some(world.generation));
+    if was { Why::Drifted } else { Why::SpecChanged }
+}
+
+/// How `remote` differs from what is written, for people.
+#[must_use]
+pub fn difference(world: &World, remote: &RemoteWebhook) -> String {
+    let mut parts = Vec::new();
+    if !same(&remote.url, &world.url) {
+        parts.push(format!("url is {} and not {}", remote.url, world.url));
+    }
+    let wanted: BTreeSet<&str> = world.spec.events.iter().map(String::as_str).collect();
+    let shown: BTreeSet<&str> = remote.events.iter().map(String::as_str).collect();
+    let names = |a: &BTreeSet<&str>, b: &BTreeSet<&str>| {
+        a.difference(b).copied().collect::<Vec<_>>().join(", ")
+    };
+    let (lacking, foreign) = (names(&wanted, &shown), names(&shown, &wanted));
+    if !lacking.is_empty() {
+        parts.push(format!("events lack {lacking}"));
+    }
+    if !foreign.is_empty() {
+        parts.push(format!("events have {foreign} too"));
+    }
+    parts.join("; ")
 }
 
 /// The key that must be sent, if one must.

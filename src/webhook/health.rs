@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::plan::{numbered, rest};
-use super::step::{Because, Change, Step};
+use super::step::{Because, Change, Step, Why};
 use super::world::World;
 use crate::resources::conditions::whole_seconds;
 use crate::resources::remote::RemoteWebhook;
@@ -69,7 +69,8 @@ pub fn state(remote: &RemoteWebhook) -> State {
 
 /// What is done about a remote webhook that is off.
 #[must_use]
-pub fn recover(world: &World, target: &RemoteWebhook) -> Option<Step> {
+pub fn recover(world: &World) -> Option<Step> {
+    let target = world.target()?;
     if state(target) != State::Off || world.spec.recovery.policy == RecoveryPolicy::Never {
         return None;
     }
@@ -83,14 +84,17 @@ pub fn recover(world: &World, target: &RemoteWebhook) -> Option<Step> {
             act: Act::Patched, ..
         }) => Some(numbered(
             world,
-            Step::Delete(target.id.clone(), "it stays off, so it is made anew"),
+            Step::Delete(target.id.clone(), Why::StaysOff),
         )),
         Some(_) | None => {
             let change = Change {
                 reactivate: true,
                 ..Change::default()
             };
-            Some(numbered(world, Step::Patch(target.id.clone(), change)))
+            Some(numbered(
+                world,
+                Step::Patch(target.id.clone(), change, Why::SwitchedOff),
+            ))
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The plan: what to do next for a webhook that is wanted. Read it from top to bottom like a table; the first
-//! line that fits is the step.
+//! The plan: what to do next for a webhook that is wanted. It is a table, [`LINES`]: read it from top to bottom, and the
+//! first line that fits is the step, with the reason for it in its value.
 //!
 //! What must hold whatever crashes and whatever answer is lost:
 //!
@@ -12,11 +12,9 @@
 
 use std::time::Duration;
 
-use super::step::{Because, Draft, KeyringChange, Rest, Step};
+use super::step::{Because, Draft, KeyringChange, Rest, Step, Why};
 use super::world::{AccountView, Attempt, Test, WantedSecret, World};
 use super::{drift, health, removal, rotation};
-use crate::resources::conditions::{self, SYNCED};
-use crate::resources::keyring::Keyring;
 use crate::resources::reasons::Reason;
 use crate::resources::remote::{RemoteWebhook, SETTLE};
 use crate::resources::webhook::TestPolicy;
@@ -45,134 +43,74 @@ pub const START: Duration = Duration::from_secs(1);
 /// How many PATCHes without effect are enough to stop.
 pub const PATIENCE: u32 = 2;
 
+/// A line of the table: what to do if it fits.
+type Line = fn(&World) -> Option<Step>;
+
+/// The table. What a line may rely on is that none of those above it fits.
+const LINES: [Line; 22] = [
+    // What a person must change first.
+    suspended,
+    without_finalizer,
+    claimed,
+    without_account,
+    without_secret,
+    adoption_refused,
+    // The keyring before anything that is signed with it, and before a refusal that a new key may end.
+    without_key,
+    another_key,
+    refusal,
+    trouble,
+    // What must be known of CHeKT before it is changed.
+    never_listed,
+    pass_requested,
+    outcome_unknown,
+    pinned_one_missing,
+    several_with_our_url,
+    // The remote webhook.
+    missing,
+    not_converging,
+    drifted,
+    new_key_in_force,
+    // Only now: until the one that stays is as written, the other may be the one that delivers.
+    twin,
+    health::recover,
+    // The proof, and what ends by itself.
+    proof,
+];
+
 /// What to do next.
 #[must_use]
 pub fn plan(world: &World) -> Step {
     if world.deleting {
         return removal::plan(world);
     }
-    if world.spec.suspend {
-        return rest(Because::Suspended, None);
-    }
-    if !world.finalizer {
-        return Step::AddFinalizer;
-    }
-    if let Some(older) = &world.claimed_by {
+    let first = LINES.iter().find_map(|line| line(world));
+    first.unwrap_or_else(|| nothing_to_do(world))
+}
+
+fn suspended(world: &World) -> Option<Step> {
+    world.spec.suspend.then(|| rest(Because::Suspended, None))
+}
+
+fn without_finalizer(world: &World) -> Option<Step> {
+    (!world.finalizer).then_some(Step::AddFinalizer(Why::FinalizerFirst))
+}
+
+/// Another webhook that has what this one wants.
+fn claimed(world: &World) -> Option<Step> {
+    let (reason, message) = if let Some(older) = &world.claimed_by {
         let message = format!(
-            "ChektWebhook {older} is older and has the same url: give this one another url, or delete one of the two"
+            "{older} is older and has the same url: give this one another url, or delete one of the two"
         );
-        return rest(Because::Stalled(Reason::UrlClaimed, message), Some(CLAIM));
-    }
-    if let Some(wait) = without_account(world) {
-        return wait;
-    }
-    if let WantedSecret::Unusable(reason, message) = &world.secret {
-        return rest(Because::Lacking(*reason, message.clone()), None);
-    }
-    match &world.keyring {
-        Some(keyring) if !rotation::wants_new_key(world, keyring) => wanted(world, keyring),
-        _ => Step::Keyring(KeyringChange::Next),
-    }
-}
-
-/// Whether a remote write is the operator's own care, which lets go first what people have asked for: a drift that is put
-/// right although it was in sync as written, a twin that is removed, a test delivery.
-#[must_use]
-pub fn is_care(world: &World, step: &Step) -> bool {
-    match step {
-        Step::Test(_) => true,
-        Step::Delete(id, _) => !world.deleting && world.recorded_id.as_deref() != Some(id),
-        Step::Patch(_, change) => {
-            let synced = conditions::find(&world.status.conditions, SYNCED);
-            !change.reactivate
-                && change.key.is_none()
-                && synced.is_some_and(|c| {
-                    c.status == "True" && c.observed_generation == Some(world.generation)
-                })
-        }
-        Step::AddFinalizer
-        | Step::Keyring(_)
-        | Step::List(..)
-        | Step::Create(_)
-        | Step::RemoveKeyring
-        | Step::ReleaseFinalizer(_)
-        | Step::Rest(_) => false,
-    }
-}
-
-/// The part of the table for a webhook that has all it needs.
-fn wanted(world: &World, keyring: &Keyring) -> Step {
-    if let Some(wait) = hindrance(world) {
-        return wait;
-    }
-    if let Some(step) = look(world) {
-        return step;
-    }
-    let by_url = &world.roster.by_url;
-    if world.roster.recorded.is_none() && by_url.len() > 1 && !world.derived {
-        return rest(ambiguous(by_url), None);
-    }
-    let Some(target) = world.target() else {
-        return create(world, keyring);
+        (Reason::UrlClaimed, message)
+    } else {
+        let (other, id) = (world.pin_claimed_by.as_ref()?, world.pin()?);
+        let message = format!(
+            "{other} has the remote webhook {id}, which spec.webhookID names: delete one of the two, or leave webhookID out"
+        );
+        (Reason::WebhookClaimed, message)
     };
-    // Two remote webhooks under a derived url are both ours: one POST landed twice, or late.
-    let twin = by_url
-        .iter()
-        .find(|w| w.id != target.id)
-        .filter(|_| world.derived);
-    if let Some(twin) = twin {
-        return numbered(
-            world,
-            Step::Delete(twin.id.clone(), "it is a twin of the webhook on record"),
-        );
-    }
-    let change = drift::change(world, target);
-    if !change.is_empty() {
-        if world.memory.patches >= PATIENCE {
-            let fields = change.fields();
-            let message = format!(
-                "CHeKT answers a change of {fields} with success and does not make it: write what CHeKT shows in status, or ask CHeKT's support"
-            );
-            return rest(
-                Because::Stalled(Reason::NotConverging, message),
-                Some(ASK_AGAIN),
-            );
-        }
-        let spreads = world
-            .memory
-            .next_for
-            .filter(|_| change.key.is_some() && keyring.current.is_some());
-        if let Some(left) = spreads
-            .and_then(|since| SPREAD.checked_sub(since))
-            .filter(|left| !left.is_zero())
-        {
-            return rest(Because::Spreading, Some(left));
-        }
-        return numbered(world, Step::Patch(target.id.clone(), change));
-    }
-    if keyring.next.is_some() {
-        return Step::Keyring(KeyringChange::Promote);
-    }
-    if let Some(step) = health::recover(world, target) {
-        return step;
-    }
-    if let Some(step) = test(world, keyring, target) {
-        return step;
-    }
-    let expiry = rotation::next_expiry(keyring, world.now);
-    if expiry == Some(Duration::ZERO) {
-        return Step::Keyring(KeyringChange::DropExpired);
-    }
-    let retest = world.waits_for_test().and_then(|ago| {
-        TEST_PATIENCE
-            .checked_sub(ago)
-            .filter(|left| !left.is_zero())
-            .or_else(|| ASK_AGAIN.checked_sub(ago))
-    });
-    rest(
-        Because::InSync,
-        [expiry, retest].into_iter().flatten().min(),
-    )
+    Some(rest(Because::Stalled(reason, message), Some(CLAIM)))
 }
 
 /// An account that cannot be asked.
@@ -186,45 +124,91 @@ pub(super) fn without_account(world: &World) -> Option<Step> {
     }
 }
 
-/// A failure or a refusal that is waited out.
-pub(super) fn hindrance(world: &World) -> Option<Step> {
-    if let Some(refusal) = &world.memory.refusal
-        && refusal.generation == world.generation
-        && refusal.ago < ASK_AGAIN
-    {
-        let because = Because::Stalled(Reason::Rejected, refusal.message.clone());
-        return Some(rest(because, Some(ASK_AGAIN.saturating_sub(refusal.ago))));
+fn without_secret(world: &World) -> Option<Step> {
+    match &world.secret {
+        WantedSecret::Unusable(reason, message) => {
+            Some(rest(Because::Lacking(*reason, message.clone()), None))
+        }
+        WantedSecret::Generated | WantedSecret::Given(_) => None,
     }
-    let trouble = world
-        .memory
-        .trouble
-        .as_ref()
-        .filter(|t| !t.wait.is_zero())?;
-    Some(rest(
-        Because::Retrying(trouble.message.clone()),
-        Some(trouble.wait),
-    ))
 }
 
-/// What must be known of CHeKT before anything is decided.
-pub(super) fn look(world: &World) -> Option<Step> {
-    let Some(age) = world.roster.age else {
-        return Some(Step::List(FRESH / 2, "nothing complete was listed yet"));
-    };
-    if world.reconcile_requested.is_some()
-        && world.reconcile_requested != world.status.last_handled_reconcile_at
-        && world.reconcile_requested != world.memory.listed_for
-    {
-        return Some(Step::List(Duration::ZERO, "a pass was asked for"));
+/// A remote webhook that is there already and may not be taken over. It is looked for before there is a keyring, since
+/// a number in a keyring says that one with this url may be ours.
+fn adoption_refused(world: &World) -> Option<Step> {
+    if !world.refuses_adoption() {
+        return None;
     }
-    world
-        .memory
-        .unclear
-        .and_then(|ago| settled(ago, age, "the outcome of the last request is not known"))
+    trouble(world).or_else(|| never_listed(world)).or_else(|| {
+        let there = ids(&world.roster.by_url);
+        let message = format!(
+            "adoptionPolicy is Refuse, and CHeKT has a webhook with this url that is not on record here ({there}): set adoptionPolicy to Adopt to take it over, or delete it at CHeKT"
+        );
+        let again = Some(ASK_AGAIN);
+        (!there.is_empty()).then(|| rest(Because::Stalled(Reason::AdoptionRefused, message), again))
+    })
+}
+
+fn without_key(world: &World) -> Option<Step> {
+    let keyring = world.keyring.as_ref();
+    if keyring.is_some_and(|k| k.current.is_some() || k.next.is_some()) {
+        return None;
+    }
+    // One on record signs with a key that was lost with the keyring: CHeKT must be told the new one.
+    let change = if world.recorded_id.is_some() {
+        KeyringChange::Next
+    } else {
+        KeyringChange::First
+    };
+    Some(Step::Keyring(change, Why::NoKey))
+}
+
+fn another_key(world: &World) -> Option<Step> {
+    let why = rotation::wants_new_key(world, world.keyring.as_ref()?)?;
+    Some(Step::Keyring(KeyringChange::Next, why))
+}
+
+/// A definite no of CHeKT's, which waits for a change of the spec or for a long while.
+pub(super) fn refusal(world: &World) -> Option<Step> {
+    let refusal = world.memory.refusal.as_ref()?;
+    if refusal.generation != world.generation || refusal.ago >= ASK_AGAIN {
+        return None;
+    }
+    let because = Because::Stalled(Reason::Rejected, refusal.message.clone());
+    Some(rest(because, Some(ASK_AGAIN.saturating_sub(refusal.ago))))
+}
+
+/// A failure that is waited out.
+pub(super) fn trouble(world: &World) -> Option<Step> {
+    let trouble = world.memory.trouble.as_ref()?;
+    (!trouble.wait.is_zero()).then(|| {
+        let because = Because::Retrying(trouble.message.clone());
+        rest(because, Some(trouble.wait))
+    })
+}
+
+pub(super) fn never_listed(world: &World) -> Option<Step> {
+    let never = world.roster.age.is_none();
+    never.then_some(Step::List(FRESH / 2, Why::NeverListed))
+}
+
+pub(super) fn pass_requested(world: &World) -> Option<Step> {
+    let requested = world.reconcile_requested.as_ref()?;
+    let handled = [
+        &world.status.last_handled_reconcile_at,
+        &world.memory.listed_for,
+    ];
+    (!handled.contains(&&Some(requested.clone())))
+        .then_some(Step::List(Duration::ZERO, Why::PassRequested))
+}
+
+pub(super) fn outcome_unknown(world: &World) -> Option<Step> {
+    let (ago, age) = (world.memory.unclear?, world.roster.age?);
+    settled(ago, age, Why::OutcomeUnknown)
 }
 
 /// Waits until a list can show what was sent `ago`, and makes it if the last one, `age` old, cannot.
-pub(super) fn settled(ago: Duration, age: Duration, why: &'static str) -> Option<Step> {
+fn settled(ago: Duration, age: Duration, why: Why) -> Option<Step> {
     match ago.checked_sub(SETTLE) {
         None => Some(rest(Because::Settling, Some(SETTLE.saturating_sub(ago)))),
         Some(since) if age > since => Some(Step::List(since, why)),
@@ -232,37 +216,44 @@ pub(super) fn settled(ago: Duration, age: Duration, why: &'static str) -> Option
     }
 }
 
-/// Whether it is certain that CHeKT has no webhook of ours, or what to do to be certain.
-pub(super) fn absence(world: &World) -> Option<Step> {
-    let age = world.roster.age.unwrap_or(Duration::MAX);
-    if world.recorded_id.is_some() && world.roster.absent_for < SETTLE {
-        // One list without it is no proof: a list may lag, or have been made while somebody wrote.
-        let since = world.roster.absent_for.saturating_add(age);
-        if since < SETTLE {
-            return Some(rest(Because::Settling, Some(SETTLE.saturating_sub(since))));
-        }
-        return Some(Step::List(
-            since.saturating_sub(SETTLE),
-            "one list without the webhook on record proves nothing",
-        ));
+/// The one that is to be taken over, and is not there.
+fn pinned_one_missing(world: &World) -> Option<Step> {
+    let id = world.pin()?;
+    if world.roster.pinned.is_some() {
+        return None;
     }
-    let sent = world.keyring.as_ref().is_some_and(|k| k.attempt > 0);
-    if sent && world.memory.attempt == Attempt::Unknown {
-        let why = "a request of an earlier process may have landed";
-        if let Some(step) = settled(world.memory.running_for, age, why) {
-            return Some(step);
-        }
+    if world.roster.age? > FRESH {
+        return Some(Step::List(FRESH / 2, Why::ListTooOld));
     }
-    (age > FRESH).then_some(Step::List(FRESH / 2, "the last list is too old to rest on"))
+    let there = match world.roster.by_url.as_slice() {
+        [] => "leave webhookID out to have one made".to_owned(),
+        some => format!(
+            "leave webhookID out to take over the one with this url ({})",
+            ids(some)
+        ),
+    };
+    let message =
+        format!("CHeKT has no webhook {id}, which spec.webhookID names: write its id, or {there}");
+    let because = Because::Stalled(Reason::WebhookNotFound, message);
+    Some(rest(because, Some(ASK_AGAIN)))
 }
 
-fn create(world: &World, keyring: &Keyring) -> Step {
-    if let Some(step) = absence(world) {
-        return step;
+fn several_with_our_url(world: &World) -> Option<Step> {
+    let unknown = world.roster.recorded.is_none() && !world.derived;
+    let several = world.as_written();
+    (unknown && several.len() > 1).then(|| rest(ambiguous(several), None))
+}
+
+/// No remote webhook: it is created, once it is certain that there is none.
+fn missing(world: &World) -> Option<Step> {
+    if world.target().is_some() {
+        return None;
     }
-    let Some(key) = keyring.next.as_ref().or(keyring.current.as_ref()) else {
-        return Step::Keyring(KeyringChange::Next);
-    };
+    if let Some(step) = absence(world) {
+        return Some(step);
+    }
+    let keyring = world.keyring.as_ref()?;
+    let key = keyring.next.as_ref().or(keyring.current.as_ref())?;
     let mut events = world.spec.events.clone();
     events.sort();
     events.dedup();
@@ -272,27 +263,137 @@ fn create(world: &World, keyring: &Keyring) -> Step {
         key_id: key.id.clone(),
         secret: key.secret.clone(),
     };
-    numbered(world, Step::Create(draft))
+    Some(numbered(world, Step::Create(draft, Why::NoneThere)))
+}
+
+/// Whether it is certain that CHeKT has no webhook of ours, or what to do to be certain.
+pub(super) fn absence(world: &World) -> Option<Step> {
+    let age = world.roster.age.unwrap_or(Duration::MAX);
+    if world.recorded_id.is_some() && world.roster.absent_for < SETTLE {
+        // A list may lag, or have been made while somebody wrote.
+        let since = world.roster.absent_for.saturating_add(age);
+        if since < SETTLE {
+            return Some(rest(Because::Settling, Some(SETTLE.saturating_sub(since))));
+        }
+        return Some(Step::List(
+            since.saturating_sub(SETTLE),
+            Why::OneListIsNoProof,
+        ));
+    }
+    let sent = world.keyring.as_ref().is_some_and(|k| k.attempt > 0);
+    if sent
+        && world.memory.attempt == Attempt::Unknown
+        && let Some(step) = settled(world.memory.running_for, age, Why::EarlierProcess)
+    {
+        return Some(step);
+    }
+    (age > FRESH).then_some(Step::List(FRESH / 2, Why::ListTooOld))
+}
+
+/// Two remote webhooks under a derived url are both ours: one POST landed twice, or late.
+fn twin(world: &World) -> Option<Step> {
+    let target = world.target()?;
+    let mut others = world.roster.by_url.iter().filter(|w| w.id != target.id);
+    let twin = others.next().filter(|_| world.derived)?;
+    Some(numbered(world, Step::Delete(twin.id.clone(), Why::Twin)))
+}
+
+/// A change that CHeKT has answered with success, more than once, and has not made.
+fn not_converging(world: &World) -> Option<Step> {
+    let change = drift::change(world, world.target()?);
+    let unheeded = world.memory.unheeded.filter(|u| {
+        u.patches >= PATIENCE && u.generation == world.generation && u.ago < ASK_AGAIN
+    })?;
+    if change.is_empty() {
+        return None;
+    }
+    let message = format!(
+        "CHeKT answers a change of {} with success and does not make it: {}. Write what CHeKT shows in status, or ask CHeKT's support",
+        change.fields(),
+        drift::difference(world, world.target()?)
+    );
+    Some(rest(
+        Because::Stalled(Reason::NotConverging, message),
+        Some(ASK_AGAIN.saturating_sub(unheeded.ago)),
+    ))
+}
+
+/// A remote webhook that is not as written, or does not sign as it is to.
+fn drifted(world: &World) -> Option<Step> {
+    let target = world.target()?;
+    let change = drift::change(world, target);
+    if change.is_empty() {
+        return None;
+    }
+    let replaces = world.keyring.as_ref().is_some_and(|k| k.current.is_some());
+    let spread = world.memory.next_for.unwrap_or(SPREAD);
+    let left = SPREAD.saturating_sub(spread);
+    if change.key.is_some() && replaces && !left.is_zero() {
+        return Some(rest(Because::Spreading, Some(left)));
+    }
+    let why = drift::why(world, target, &change);
+    Some(numbered(world, Step::Patch(target.id.clone(), change, why)))
+}
+
+fn new_key_in_force(world: &World) -> Option<Step> {
+    world.keyring.as_ref()?.next.as_ref()?;
+    Some(Step::Keyring(KeyringChange::Promote, Why::NewKeyInForce))
 }
 
 /// The test delivery, if one must be noted or asked for.
-fn test(world: &World, keyring: &Keyring, target: &RemoteWebhook) -> Option<Step> {
+fn proof(world: &World) -> Option<Step> {
+    let target = world.target()?;
+    let keyring = world.keyring.as_ref()?;
+    let note = |why| Some(Step::Keyring(KeyringChange::NoteTest, why));
+    if world.test_is_unsent() {
+        // What was noted long ago would count as lost at once.
+        return match keyring.test.as_ref().map(|t| t.age(world.now)) {
+            Some(age) if age <= FRESH && world.memory.test != Test::Denied => {
+                Some(Step::Test(target.id.clone(), Why::TestNoted))
+            }
+            Some(_) | None => note(Why::TestNoted),
+        };
+    }
+    if world.test_requested.is_some() && world.test_requested != keyring.test_requested {
+        return note(Why::TestRequested);
+    }
     if world.spec.test_policy == TestPolicy::Never {
         return None;
     }
     let current = keyring.current.as_ref()?;
-    if world.memory.test == Test::Recorded {
-        return Some(numbered(world, Step::Test(target.id.clone())));
-    }
     let noted = keyring
         .test
         .as_ref()
         .is_some_and(|t| t.key_id == current.id && t.url == world.url);
-    if !noted || health::is_to_be_proved(world, target) {
-        return Some(Step::Keyring(KeyringChange::NoteTest));
+    if !noted {
+        return note(Why::NotProved);
     }
-    let again = world.waits_for_test().is_some_and(|ago| ago >= ASK_AGAIN);
-    again.then_some(Step::Keyring(KeyringChange::NoteTest))
+    if health::is_to_be_proved(world, target) {
+        return note(Why::NotProvedAgain);
+    }
+    let lost = world.waits_for_test().is_some_and(|ago| ago >= ASK_AGAIN);
+    if lost { note(Why::TestLost) } else { None }
+}
+
+/// All is as written. What ends by itself is looked at when it does.
+fn nothing_to_do(world: &World) -> Step {
+    let expiry = world
+        .keyring
+        .as_ref()
+        .and_then(|k| rotation::next_expiry(k, world.now));
+    if expiry == Some(Duration::ZERO) {
+        return Step::Keyring(KeyringChange::DropExpired, Why::PreviousRanOut);
+    }
+    let retest = world.waits_for_test().and_then(|ago| {
+        TEST_PATIENCE
+            .checked_sub(ago)
+            .filter(|left| !left.is_zero())
+            .or_else(|| ASK_AGAIN.checked_sub(ago))
+    });
+    rest(
+        Because::InSync,
+        [expiry, retest].into_iter().flatten().min(),
+    )
 }
 
 /// A remote write, or first the number that it needs.
@@ -301,17 +402,21 @@ pub(super) fn numbered(world: &World, write: Step) -> Step {
     if world.keyring.is_none() || world.attempt_is_open() {
         write
     } else {
-        Step::Keyring(KeyringChange::Number)
+        Step::Keyring(KeyringChange::Number, Why::NumberUsed)
     }
 }
 
 pub(super) fn ambiguous(by_url: &[RemoteWebhook]) -> Because {
-    let ids: Vec<&str> = by_url.iter().map(|w| w.id.as_str()).collect();
     let message = format!(
-        "several remote webhooks have this url ({}): delete all but one of them at CHeKT",
-        ids.join(", ")
+        "several remote webhooks have this url ({}): delete all but one of them at CHeKT, or name the right one in spec.webhookID of a new ChektWebhook",
+        ids(by_url)
     );
     Because::Stalled(Reason::UrlAmbiguous, message)
+}
+
+fn ids(webhooks: &[RemoteWebhook]) -> String {
+    let ids: Vec<&str> = webhooks.iter().map(|w| w.id.as_str()).collect();
+    ids.join(", ")
 }
 
 pub(super) fn rest(because: Because, again: Option<Duration>) -> Step {

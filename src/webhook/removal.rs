@@ -4,8 +4,11 @@
 //! younger than every request of ours shows nothing of ours. A list that failed or was cut short is never a
 //! reason.
 
-use super::plan::{absence, ambiguous, hindrance, look, numbered, rest, without_account};
-use super::step::{Because, Step};
+use super::plan::{
+    absence, ambiguous, never_listed, numbered, outcome_unknown, pass_requested, refusal, rest,
+    trouble, without_account,
+};
+use super::step::{Because, Step, Why};
 use super::world::{AccountView, World};
 use crate::resources::reasons::Reason;
 use crate::resources::remote::same;
@@ -18,14 +21,14 @@ pub fn plan(world: &World) -> Step {
         return rest(Because::Gone, None);
     }
     if world.spec.deletion_policy == DeletionPolicy::Orphan {
-        return leave(world, "deletionPolicy is Orphan");
+        return leave(world, Why::OrphanPolicy);
     }
     let sent = world.keyring.as_ref().is_some_and(|k| k.attempt > 0);
     if world.recorded_id.is_none() && (!sent || world.claimed_by.is_some()) {
-        return leave(world, "nothing was ever sent to CHeKT");
+        return leave(world, Why::NeverSent);
     }
     if world.memory.deleted && world.target().is_none() {
-        return leave(world, "CHeKT confirmed the deletion");
+        return leave(world, Why::DeletionConfirmed);
     }
     if world.spec.suspend {
         let message = "spec.suspend is true, so the remote webhook is not deleted: set suspend to false, or deletionPolicy to Orphan";
@@ -41,8 +44,11 @@ pub fn plan(world: &World) -> Step {
         return rest(Because::Lacking(*reason, message), None);
     }
     if let Some(step) = without_account(world)
-        .or_else(|| hindrance(world))
-        .or_else(|| look(world))
+        .or_else(|| refusal(world))
+        .or_else(|| trouble(world))
+        .or_else(|| never_listed(world))
+        .or_else(|| pass_requested(world))
+        .or_else(|| outcome_unknown(world))
     {
         return step;
     }
@@ -53,17 +59,9 @@ pub fn plan(world: &World) -> Step {
             .as_ref()
             .is_some_and(|r| same(&r.url, &world.url))
     {
-        return leave(
-            world,
-            "another webhook keeps the remote webhook with this url",
-        );
+        return leave(world, Why::KeptByAnother);
     }
-    let by_url = if world.claimed_by.is_some() {
-        &[]
-    } else {
-        world.roster.by_url.as_slice()
-    };
-    let target = match (&world.roster.recorded, by_url) {
+    let target = match (&world.roster.recorded, world.as_written()) {
         (Some(recorded), _) => Some(recorded),
         // Under a given url another one may be somebody else's; ours, if it ever was, is the one on record.
         (None, _) if !world.derived && world.recorded_id.is_some() => None,
@@ -72,19 +70,14 @@ pub fn plan(world: &World) -> Step {
         (None, several) => return rest(ambiguous(several), None),
     };
     match target {
-        Some(remote) => numbered(
-            world,
-            Step::Delete(remote.id.clone(), "the object is being deleted"),
-        ),
-        None => {
-            absence(world).unwrap_or_else(|| leave(world, "a complete list shows nothing of ours"))
-        }
+        Some(remote) => numbered(world, Step::Delete(remote.id.clone(), Why::BeingDeleted)),
+        None => absence(world).unwrap_or_else(|| leave(world, Why::NothingOfOurs)),
     }
 }
 
-fn leave(world: &World, why: &'static str) -> Step {
+fn leave(world: &World, why: Why) -> Step {
     if world.keyring.is_some() {
-        Step::RemoveKeyring
+        Step::RemoveKeyring(why)
     } else {
         Step::ReleaseFinalizer(why)
     }

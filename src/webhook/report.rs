@@ -34,7 +34,9 @@ pub fn report(world: &World, step: &Step) -> ChektWebhookStatus {
             Some(_) => Some(world.account_name.to_string()),
             None => old.account.clone(),
         },
+        // One that is still to be taken over is nobody's yet: what is on record is deleted with the object.
         webhook_id: target
+            .filter(|t| drift::change(world, t).is_empty())
             .map(|t| t.id.clone())
             .or_else(|| world.recorded_id.clone()),
         url: target.map(|t| t.url.clone()).or_else(|| old.url.clone()),
@@ -46,10 +48,32 @@ pub fn report(world: &World, step: &Step) -> ChektWebhookStatus {
         } else {
             old.last_handled_reconcile_at.clone()
         },
+        last_handled_test_at: handled_test(world, step),
+        last_handled_rotate_at: handled_rotation(world, step),
         last_outage: health::outage(world),
         deliveries: None,
         conditions: conditions::merge(&old.conditions, &verdicts, world.generation, world.now),
     }
+}
+
+/// The last request for a test delivery that was acted on.
+fn handled_test(world: &World, step: &Step) -> Option<String> {
+    let noted = world
+        .keyring
+        .as_ref()
+        .filter(|_| matches!(step, Step::Rest(_)) && !world.test_is_unsent())
+        .and_then(|k| k.test_requested.clone());
+    noted.or_else(|| world.status.last_handled_test_at.clone())
+}
+
+/// The last request for a new secret whose secret is in force.
+fn handled_rotation(world: &World, step: &Step) -> Option<String> {
+    let in_force = world
+        .keyring
+        .as_ref()
+        .filter(|k| matches!(step, Step::Rest(_)) && k.next.is_none())
+        .and_then(|k| k.rotation_requested.clone());
+    in_force.or_else(|| world.status.last_handled_rotate_at.clone())
 }
 
 fn sorted(events: &[String]) -> Vec<String> {
@@ -153,7 +177,11 @@ fn synced(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Verdict
         Step::Rest(Rest { because, .. }) => match because {
             Because::InSync => return in_sync(),
             // What failed was not about the remote webhook, which is as written: a test delivery, say.
-            Because::Settling | Because::Retrying(_) if is_done(world, target) => return in_sync(),
+            Because::Settling | Because::Retrying(_) | Because::Queued
+                if is_done(world, target) =>
+            {
+                return in_sync();
+            }
             Because::Starting => (
                 Truth::Unknown,
                 Reason::Working,
@@ -168,6 +196,12 @@ fn synced(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Verdict
                 Truth::False,
                 Reason::Working,
                 "A new secret is on its way.".to_owned(),
+            ),
+            Because::Queued => (
+                Truth::False,
+                Reason::Queued,
+                "The account's budget of requests is used up for now, and others come first."
+                    .to_owned(),
             ),
             Because::Settling => (
                 Truth::False,
@@ -194,15 +228,15 @@ fn synced(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Verdict
                 )
             }
         },
-        Step::Test(_) => return in_sync(),
-        Step::Keyring(_) if seen(Truth::False) == Truth::True => return in_sync(),
-        Step::AddFinalizer
-        | Step::Keyring(_)
+        Step::Test(..) => return in_sync(),
+        Step::Keyring(..) if seen(Truth::False) == Truth::True => return in_sync(),
+        Step::AddFinalizer(_)
+        | Step::Keyring(..)
         | Step::List(..)
-        | Step::Create(_)
+        | Step::Create(..)
         | Step::Patch(..)
         | Step::Delete(..)
-        | Step::RemoveKeyring
+        | Step::RemoveKeyring(_)
         | Step::ReleaseFinalizer(_) => {
             if seen(Truth::False) == Truth::True && !world.deleting {
                 return in_sync();
@@ -298,7 +332,7 @@ fn verified(world: &World) -> Verdict {
     if let Test::Refused(why) = &world.memory.test {
         return verdict(VERIFIED, Truth::False, Reason::TestRefused, why.clone());
     }
-    if world.spec.test_policy == TestPolicy::Never {
+    if world.spec.test_policy == TestPolicy::Never && !world.test_answers_a_request() {
         return verdict(
             VERIFIED,
             Truth::Unknown,
@@ -334,7 +368,13 @@ fn progress(step: &Step, done: bool) -> Option<Verdict> {
             | Because::Spreading
             | Because::Gone
             | Because::Lacking(..) => None,
-            Because::Settling | Because::Retrying(_) if done => None,
+            Because::Settling | Because::Retrying(_) | Because::Queued if done => None,
+            Because::Queued => Some(verdict(
+                RECONCILING,
+                Truth::True,
+                Reason::Queued,
+                "It waits for its turn in the account's budget of requests.",
+            )),
             Because::Settling => Some(verdict(
                 RECONCILING,
                 Truth::True,
@@ -358,13 +398,13 @@ fn progress(step: &Step, done: bool) -> Option<Verdict> {
             )),
         },
         // What is left to do once the remote webhook is as written keeps nobody waiting.
-        Step::Test(_) | Step::Keyring(_) => None,
-        Step::AddFinalizer
+        Step::Test(..) | Step::Keyring(..) => None,
+        Step::AddFinalizer(_)
         | Step::List(..)
-        | Step::Create(_)
+        | Step::Create(..)
         | Step::Patch(..)
         | Step::Delete(..)
-        | Step::RemoveKeyring
+        | Step::RemoveKeyring(_)
         | Step::ReleaseFinalizer(_) => Some(verdict(
             RECONCILING,
             Truth::True,

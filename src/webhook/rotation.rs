@@ -9,7 +9,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::step::KeyringChange;
+use super::step::{KeyringChange, Why};
 use super::world::{WantedSecret, World};
 use crate::resources::conditions::whole_seconds;
 use crate::resources::keyring::{EmptySecret, Key, Keyring, Retired, SigningSecret, TestRequest};
@@ -31,12 +31,12 @@ pub struct Entropy {
     pub id: [u8; 6],
 }
 
-/// Whether a new key must become `next`.
+/// Whether a new key must become `next`, and why.
 ///
 /// A `next` that CHeKT may have taken is brought to its end first, whatever is wanted by now: deliveries may be
 /// signed with it. Only one that CHeKT has refused is replaced.
 #[must_use]
-pub fn wants_new_key(world: &World, keyring: &Keyring) -> bool {
+pub fn wants_new_key(world: &World, keyring: &Keyring) -> Option<Why> {
     let fits = |key: &Key| match &world.secret {
         WantedSecret::Generated => key.is_generated(),
         WantedSecret::Given(secret) => !key.is_generated() && key.secret == *secret,
@@ -49,10 +49,16 @@ pub fn wants_new_key(world: &World, keyring: &Keyring) -> bool {
                 .refusal
                 .as_ref()
                 .and_then(|r| r.key_id.as_ref());
-            refused == Some(&next.id) && !fits(next)
+            (refused == Some(&next.id) && !fits(next)).then_some(Why::SecretRefused)
         }
-        (None, Some(current)) => !fits(current),
-        (None, None) => true,
+        (None, Some(current)) if !fits(current) => Some(Why::SecretChanged),
+        (None, Some(_)) => {
+            let requested = world.rotate_requested.is_some()
+                && world.rotate_requested != keyring.rotation_requested;
+            let ours = world.secret == WantedSecret::Generated;
+            (requested && ours).then_some(Why::RotationRequested)
+        }
+        (None, None) => Some(Why::NoKey),
     }
 }
 
@@ -72,7 +78,18 @@ pub fn apply(
     keyring.previous.retain(|p| world.now < p.until);
     keyring.attempt += 1;
     match change {
-        KeyringChange::Next => keyring.next = Some(make(world, entropy)?),
+        KeyringChange::First => {
+            keyring.current = Some(make(world, entropy)?);
+            keyring
+                .rotation_requested
+                .clone_from(&world.rotate_requested);
+        }
+        KeyringChange::Next => {
+            keyring.next = Some(make(world, entropy)?);
+            keyring
+                .rotation_requested
+                .clone_from(&world.rotate_requested);
+        }
         KeyringChange::Promote => {
             let until = whole_seconds(world.now)
                 + SignedDuration::try_from(RETRY_HORIZON).unwrap_or_default();
@@ -83,14 +100,26 @@ pub fn apply(
                     .splice(0..0, old.map(|key| Retired { key, until }));
                 keyring.previous.truncate(MOST_PREVIOUS);
             }
-            if world.spec.test_policy == TestPolicy::OnChange {
-                keyring.test = note(world, &keyring);
-            }
         }
-        KeyringChange::NoteTest => keyring.test = note(world, &keyring),
-        KeyringChange::Number | KeyringChange::DropExpired => {}
+        KeyringChange::NoteTest | KeyringChange::Number | KeyringChange::DropExpired => {}
+    }
+    if notes_test(change, world) {
+        keyring.test = note(world, &keyring);
+        keyring.test_requested.clone_from(&world.test_requested);
     }
     Ok(keyring)
+}
+
+/// Whether a change notes a test delivery.
+#[must_use]
+pub fn notes_test(change: KeyringChange, world: &World) -> bool {
+    match change {
+        KeyringChange::NoteTest => true,
+        KeyringChange::First | KeyringChange::Promote => {
+            world.spec.test_policy == TestPolicy::OnChange
+        }
+        KeyringChange::Next | KeyringChange::Number | KeyringChange::DropExpired => false,
+    }
 }
 
 /// How long until the first previous key runs out.

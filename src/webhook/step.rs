@@ -9,24 +9,24 @@ use crate::resources::reasons::Reason;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Put our finalizer on the object.
-    AddFinalizer,
+    AddFinalizer(Why),
     /// Change the keyring.
-    Keyring(KeyringChange),
-    /// Make sure of a list that began no longer ago than this, and why. Whoever needs one first makes it, and
-    /// everyone whose need it meets shares it.
-    List(Duration, &'static str),
+    Keyring(KeyringChange, Why),
+    /// Make sure of a list that began no longer ago than this. Whoever needs one first makes it, and everyone whose
+    /// need it meets shares it.
+    List(Duration, Why),
     /// Create the remote webhook.
-    Create(Draft),
+    Create(Draft, Why),
     /// Change the remote webhook.
-    Patch(String, Change),
-    /// Delete a remote webhook, and why.
-    Delete(String, &'static str),
+    Patch(String, Change, Why),
+    /// Delete a remote webhook.
+    Delete(String, Why),
     /// Ask for a test delivery.
-    Test(String),
+    Test(String, Why),
     /// Delete the keyring.
-    RemoveKeyring,
-    /// Take our finalizer off the object, and why.
-    ReleaseFinalizer(&'static str),
+    RemoveKeyring(Why),
+    /// Take our finalizer off the object.
+    ReleaseFinalizer(Why),
     /// Do nothing for now.
     Rest(Rest),
 }
@@ -36,15 +36,105 @@ impl Step {
     #[must_use]
     pub fn is_remote_write(&self) -> bool {
         match self {
-            Step::Create(_) | Step::Patch(..) | Step::Delete(..) | Step::Test(_) => true,
-            Step::AddFinalizer
-            | Step::Keyring(_)
+            Step::Create(..) | Step::Patch(..) | Step::Delete(..) | Step::Test(..) => true,
+            Step::AddFinalizer(_)
+            | Step::Keyring(..)
             | Step::List(..)
-            | Step::RemoveKeyring
+            | Step::RemoveKeyring(_)
             | Step::ReleaseFinalizer(_)
             | Step::Rest(_) => false,
         }
     }
+
+    /// Whether it is the operator's own care, which lets go first what people have asked for: a drift that is put right
+    /// although it was in sync as written, a twin that is removed, a test delivery.
+    #[must_use]
+    pub fn is_care(&self) -> bool {
+        match self {
+            Step::Test(..) => true,
+            Step::Delete(_, why) => *why == Why::Twin,
+            Step::Patch(_, _, why) => *why == Why::Drifted,
+            Step::AddFinalizer(_)
+            | Step::Keyring(..)
+            | Step::List(..)
+            | Step::Create(..)
+            | Step::RemoveKeyring(_)
+            | Step::ReleaseFinalizer(_)
+            | Step::Rest(_) => false,
+        }
+    }
+
+    /// Why it is what comes next, as a sentence without a full stop.
+    #[must_use]
+    pub fn why(&self) -> String {
+        match self {
+            Step::AddFinalizer(why)
+            | Step::Keyring(_, why)
+            | Step::List(_, why)
+            | Step::Create(_, why)
+            | Step::Patch(_, _, why)
+            | Step::Delete(_, why)
+            | Step::Test(_, why)
+            | Step::RemoveKeyring(why)
+            | Step::ReleaseFinalizer(why) => why.text().to_owned(),
+            Step::Rest(rest) => rest.because.text(),
+        }
+    }
+}
+
+macro_rules! whys {
+    ($($name:ident: $text:literal,)*) => {
+        /// Why a step is what comes next. Each line of the plan's table has its own.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Why {
+            $(#[doc = $text] $name,)*
+        }
+
+        impl Why {
+            /// The reason, as a sentence without a full stop.
+            #[must_use]
+            pub fn text(self) -> &'static str {
+                match self { $(Why::$name => $text,)* }
+            }
+        }
+    };
+}
+
+whys! {
+    FinalizerFirst: "the finalizer must be there before anything is sent to CHeKT",
+    NoKey: "there is no secret to sign deliveries with",
+    SecretChanged: "the wanted secret is another one than the one in force",
+    SecretRefused: "CHeKT refused the secret, and another one is wanted by now",
+    RotationRequested: "a new secret was asked for",
+    NumberUsed: "CHeKT has answered the last number, and the next request needs its own",
+    NewKeyInForce: "CHeKT has confirmed the new secret",
+    PreviousRanOut: "a previous secret is no longer accepted",
+    NeverListed: "nothing complete was listed yet",
+    PassRequested: "a pass was asked for",
+    OutcomeUnknown: "the outcome of the last request is not known",
+    OneListIsNoProof: "one list without the webhook on record proves nothing",
+    EarlierProcess: "a request of an earlier process may have landed",
+    ListTooOld: "the last list is too old to rest on",
+    NoneThere: "a complete list shows no webhook of ours",
+    TakesOver: "it has this url, and nobody here knows its secret",
+    TakesOverPinned: "it is the one that spec.webhookID names, and nobody here knows its secret",
+    NewKey: "receivers accept the new secret, and CHeKT does not sign with it yet",
+    SpecChanged: "the spec has changed",
+    Drifted: "it was changed at CHeKT",
+    SwitchedOff: "CHeKT has switched it off",
+    StaysOff: "it stays off, so it is made anew",
+    Twin: "it is a twin of the webhook on record",
+    NotProved: "no test delivery was asked for under this secret and url",
+    NotProvedAgain: "it was switched on again, and no test delivery has proved it since",
+    TestLost: "the last test delivery did not arrive",
+    TestRequested: "a test delivery was asked for",
+    TestNoted: "it stands in the keyring that it is asked for",
+    BeingDeleted: "the object is being deleted",
+    OrphanPolicy: "deletionPolicy is Orphan",
+    NeverSent: "nothing was ever sent to CHeKT",
+    DeletionConfirmed: "CHeKT confirmed the deletion",
+    KeptByAnother: "another webhook keeps the remote webhook with this url",
+    NothingOfOurs: "a complete list shows nothing of ours",
 }
 
 /// A webhook to be created.
@@ -108,6 +198,9 @@ impl Change {
 /// What is done to the keyring. Each also gives the next remote write its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyringChange {
+    /// The first key: nothing is in force at CHeKT, so it takes its place at once. A test delivery is noted if one is
+    /// wanted.
+    First,
     /// A new key is about to be in force.
     Next,
     /// The next key is in force, the current one becomes previous; a test delivery is noted if one is wanted.
@@ -138,6 +231,8 @@ pub enum Because {
     InSync,
     /// A new key must reach the receivers first. Nothing is reported: it takes a moment.
     Spreading,
+    /// The account's budget is used up for now, and others come first.
+    Queued,
     /// The outcome of a request must show first.
     Settling,
     /// A request failed and is tried again later.
@@ -150,4 +245,26 @@ pub enum Because {
     Stalled(Reason, String),
     /// The object is being deleted and our part is done.
     Gone,
+}
+
+impl Because {
+    /// The reason, as a sentence without a full stop.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let fixed = match self {
+            Because::Starting => "the account was not looked at yet",
+            Because::InSync => "the remote webhook is as written",
+            Because::Spreading => "a new secret must reach the receivers first",
+            Because::Queued => {
+                "the account's budget of requests is used up for now, and others come first"
+            }
+            Because::Settling => "the outcome of an earlier request must show first",
+            Because::Suspended => "spec.suspend is true",
+            Because::Gone => "our part is done",
+            Because::Retrying(why) | Because::Lacking(_, why) | Because::Stalled(_, why) => {
+                return why.clone();
+            }
+        };
+        fixed.to_owned()
+    }
 }

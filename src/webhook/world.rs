@@ -12,7 +12,7 @@ use crate::resources::account::AccountName;
 use crate::resources::keyring::{Keyring, SigningSecret, WebhookIdentity};
 use crate::resources::reasons::Reason;
 use crate::resources::remote::RemoteWebhook;
-use crate::resources::webhook::{ChektWebhookSpec, ChektWebhookStatus, TestPolicy};
+use crate::resources::webhook::{AdoptionPolicy, ChektWebhookSpec, ChektWebhookStatus, TestPolicy};
 
 /// Everything that a decision about one webhook may look at.
 #[derive(Clone, Debug)]
@@ -33,6 +33,10 @@ pub struct World {
     pub finalizer: bool,
     /// The annotation that asks for a pass now.
     pub reconcile_requested: Option<String>,
+    /// The annotation that asks for a test delivery.
+    pub test_requested: Option<String>,
+    /// The annotation that asks for a new generated secret.
+    pub rotate_requested: Option<String>,
     /// What was last reported.
     pub status: ChektWebhookStatus,
     /// The time, for what is stored and shown.
@@ -47,8 +51,10 @@ pub struct World {
     pub account_name: AccountName,
     /// That account.
     pub account: AccountView,
-    /// An older webhook, as `namespace/name`, that has the same url.
+    /// An older webhook that has the same url, as words for a message.
     pub claimed_by: Option<String>,
+    /// Another webhook that has the remote webhook which this one names, as words for a message.
+    pub pin_claimed_by: Option<String>,
     /// What deliveries are to be signed with.
     pub secret: WantedSecret,
     /// The keyring, where there is one.
@@ -90,6 +96,8 @@ pub struct RosterView {
     pub age: Option<Duration>,
     /// The remote webhook of the recorded id.
     pub recorded: Option<RemoteWebhook>,
+    /// The remote webhook that `spec.webhookID` names.
+    pub pinned: Option<RemoteWebhook>,
     /// If that is absent: how far apart the first and the last list began that showed it absent.
     pub absent_for: Duration,
     /// Every remote webhook with the wanted url, the oldest first.
@@ -116,8 +124,8 @@ pub struct Memory {
     pub trouble: Option<Trouble>,
     /// The last attempt to switch the webhook on.
     pub recovery: Option<Attempted>,
-    /// PATCHes that were answered with success since the remote webhook last was as written.
-    pub patches: u32,
+    /// What CHeKT has answered with success and not made, since the remote webhook last was as written.
+    pub unheeded: Option<Unheeded>,
     /// The test delivery.
     pub test: Test,
     /// Whether CHeKT has confirmed the deletion.
@@ -136,6 +144,17 @@ pub enum Attempt {
     Open,
     /// Sent and answered: the next write needs a new one.
     Used,
+}
+
+/// PATCHes that were answered with success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unheeded {
+    /// How many.
+    pub patches: u32,
+    /// The generation of the spec that they were for.
+    pub generation: i64,
+    /// How long ago the last one was.
+    pub ago: Duration,
 }
 
 /// A definite no.
@@ -168,6 +187,8 @@ pub enum Test {
     NotAsked,
     /// It stands in the keyring that it will be asked for, and it has not been.
     Recorded,
+    /// Asked for, and CHeKT said no for now: it may be asked for again, under another number.
+    Denied,
     /// Asked for.
     Sent,
     /// Asked for and refused, with what CHeKT said.
@@ -175,16 +196,44 @@ pub enum Test {
 }
 
 impl World {
-    /// The remote webhook that is this webhook's: the one on record, else the oldest with its url. One that is there
-    /// under a url which another webhook keeps is the other one's, and must never be put on record here.
+    /// The remote webhook that is this webhook's: the one on record, else the first that is so by what is written.
     #[must_use]
     pub fn target(&self) -> Option<&RemoteWebhook> {
-        let by_url = self
-            .roster
-            .by_url
-            .first()
-            .filter(|_| self.claimed_by.is_none());
-        self.roster.recorded.as_ref().or(by_url)
+        let recorded = self.roster.recorded.as_ref();
+        recorded.or_else(|| self.as_written().first())
+    }
+
+    /// The remote webhooks that are this webhook's by what is written, whatever is on record: the one that
+    /// `spec.webhookID` names, else those with its url, the oldest first. What another webhook keeps is the other one's,
+    /// and must never be put on record here; nor may what is not to be taken over.
+    #[must_use]
+    pub fn as_written(&self) -> &[RemoteWebhook] {
+        if self.claimed_by.is_some() || self.pin_claimed_by.is_some() || self.refuses_adoption() {
+            return &[];
+        }
+        match self.pin() {
+            Some(_) => self.roster.pinned.as_slice(),
+            None => &self.roster.by_url,
+        }
+    }
+
+    /// The id that `spec.webhookID` names, until a remote webhook is on record: it says which one is to be taken over.
+    #[must_use]
+    pub fn pin(&self) -> Option<&str> {
+        let pin = self.spec.webhook_id.as_deref();
+        pin.filter(|_| self.recorded_id.is_none())
+    }
+
+    /// Whether a remote webhook with this url is not to be taken over. One that is there after a number was written for
+    /// a POST may be ours, since none was there before; so is every one under a derived url, once one was on record.
+    #[must_use]
+    pub fn refuses_adoption(&self) -> bool {
+        let sent = self.keyring.as_ref().is_some_and(|k| k.attempt > 0);
+        let ours = match &self.recorded_id {
+            Some(_) => self.derived || self.roster.recorded.is_some(),
+            None => sent,
+        };
+        self.spec.adoption_policy == AdoptionPolicy::Refuse && self.pin().is_none() && !ours
     }
 
     /// Whether the number in the keyring may be sent as it is: no answer has come to it.
@@ -206,10 +255,36 @@ impl World {
     #[must_use]
     pub fn waits_for_test(&self) -> Option<Duration> {
         let test = self.keyring.as_ref()?.test.as_ref()?;
-        if self.spec.test_policy == TestPolicy::Never || !self.received_here || self.is_verified() {
+        let proves = self.spec.test_policy == TestPolicy::OnChange || self.test_answers_a_request();
+        if !proves || !self.received_here || self.is_verified() || self.test_is_unsent() {
             return None;
         }
-        Some(Duration::try_from(self.now.duration_since(test.at)).unwrap_or_default())
+        Some(test.age(self.now))
+    }
+
+    /// Whether the test delivery that stands in the keyring was not asked for yet, for certain.
+    ///
+    /// A new process does not know whether the one before it has asked, with one exception: nobody asks before the id
+    /// is in the status.
+    #[must_use]
+    pub fn test_is_unsent(&self) -> bool {
+        let noted = self.keyring.as_ref().is_some_and(|k| k.test.is_some());
+        noted
+            && match self.memory.test {
+                Test::Recorded | Test::Denied => true,
+                Test::NotAsked => self.status.webhook_id.is_none(),
+                Test::Sent | Test::Refused(_) => false,
+            }
+    }
+
+    /// Whether the test delivery that stands in the keyring is one that a person has asked for.
+    #[must_use]
+    pub fn test_answers_a_request(&self) -> bool {
+        let answered = self
+            .keyring
+            .as_ref()
+            .and_then(|k| k.test_requested.as_ref());
+        answered.is_some() && answered == self.test_requested.as_ref()
     }
 
     /// Whether a test delivery came back under the current key, for the url that is wanted now.
