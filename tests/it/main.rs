@@ -7,6 +7,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod adoption;
 mod canary;
 mod change;
 mod cloudevents;
@@ -34,6 +35,7 @@ mod receiver;
 mod recovery;
 mod reference;
 mod replicas;
+mod requests;
 mod resources;
 mod rings;
 mod sandbox;
