@@ -6,6 +6,7 @@
 pub mod breaker;
 pub mod budget;
 pub mod credentials;
+pub mod orphans;
 pub mod report;
 pub mod roster;
 pub mod tenancy;

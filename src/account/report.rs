@@ -30,7 +30,7 @@ impl Problem {
     }
 }
 
-/// The status of an account.
+/// The status of an account. `orphans` is left out: who lets go of a webhook writes it ([`super::orphans`]).
 #[must_use]
 pub fn report(
     old: &ChektAccountStatus,
@@ -67,6 +67,7 @@ pub fn report(
     ChektAccountStatus {
         observed_generation: Some(generation),
         webhooks: webhooks.or_else(|| old.webhooks.clone()),
+        orphans: Vec::new(),
         conditions: conditions::merge(&old.conditions, &verdicts, generation, now),
     }
 }

@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::error::{ClusterError, within};
-use crate::resources::{CONTROLLER_MANAGER, FINALIZER};
+use crate::resources::account::Orphan;
+use crate::resources::{CONTROLLER_MANAGER, ChektAccount, FINALIZER, ORPHANS_MANAGER};
 
 /// How long one call may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -73,4 +74,47 @@ where
         api.patch_status(&object.name_any(), &parameters, &Patch::Apply(body)),
     )
     .await
+}
+
+/// An object as the API server has it now; `None`: it has none.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn latest<K>(api: &Api<K>, name: &str) -> Result<Option<K>, ClusterError>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    within(DEADLINE, api.get_opt(name)).await
+}
+
+/// Applies the orphans of an account, all of them. Unlike a status it names the resource version: what it says depends on
+/// what stood there.
+///
+/// # Errors
+/// [`ClusterError::Conflict`] when the account has changed since.
+pub async fn orphans(
+    api: &Api<ChektAccount>,
+    account: &ChektAccount,
+    orphans: &[Orphan],
+) -> Result<ChektAccount, ClusterError> {
+    let status = if orphans.is_empty() {
+        json!({})
+    } else {
+        json!({"orphans": orphans})
+    };
+    let body = json!({
+        "apiVersion": ChektAccount::api_version(&()),
+        "kind": ChektAccount::kind(&()),
+        "metadata": {
+            "name": account.name_any(),
+            "namespace": account.namespace(),
+            "uid": account.uid(),
+            "resourceVersion": account.resource_version(),
+        },
+        "status": status,
+    });
+    let parameters = PatchParams::apply(ORPHANS_MANAGER).force();
+    let name = account.name_any();
+    let patch = Patch::Apply(body);
+    within(DEADLINE, api.patch_status(&name, &parameters, &patch)).await
 }

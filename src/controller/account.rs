@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::connection::{Connection, Wake};
 use super::context::{Context, Slot};
+use super::orphans;
 use crate::account::budget::Budget;
 use crate::account::report::{Problem, report};
 use crate::cluster::secrets::{self, ValueError};
@@ -25,7 +26,7 @@ use crate::partner::token::{ClientGrant, Credentials, Proof};
 use crate::resources::account::{AccountName, Auth, ChektAccountSpec, WebhookCounts};
 use crate::resources::reasons::Reason;
 use crate::resources::remote;
-use crate::resources::{CONTROLLER_MANAGER, ChektAccount};
+use crate::resources::{CONTROLLER_MANAGER, ChektAccount, ChektAccountStatus};
 
 /// The pause after a pass that Kubernetes kept from being finished.
 const AFTER_ERROR: Duration = Duration::from_secs(5);
@@ -94,7 +95,10 @@ async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, Clust
             (connection.problem(), counts, again)
         }
     };
-    let old = account.status.clone().unwrap_or_default();
+    let old = ChektAccountStatus {
+        orphans: Vec::new(),
+        ..account.status.clone().unwrap_or_default()
+    };
     let generation = account.meta().generation.unwrap_or_default();
     let status = report(
         &old,
@@ -103,9 +107,13 @@ async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, Clust
         counts,
         context.clock.wall(),
     );
+    let mut account = account.clone();
     if status != old {
         let api: Api<ChektAccount> = Api::namespaced(context.client.clone(), &key.namespace);
-        write::status(&api, account, &status, CONTROLLER_MANAGER).await?;
+        account = write::status(&api, &account, &status, CONTROLLER_MANAGER).await?;
+    }
+    if let Slot::Connected(connection) = &slot {
+        orphans::tidy(context, &key, &account, connection).await?;
     }
     Ok(Action::requeue(again))
 }

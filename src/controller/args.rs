@@ -77,6 +77,18 @@ pub struct ControllerArgs {
     )]
     pub lease_duration: u32,
 
+    /// How long after its deletion was asked for a webhook is let go of whose credentials are gone for good: its remote
+    /// webhook stays at CHeKT and is listed in the account's status. An outage of CHeKT never counts. A duration of at
+    /// least 1s, such as 90s, 1h or 24h.
+    #[arg(
+        long,
+        env = "CHEKT_ORPHAN_AFTER",
+        value_name = "DURATION",
+        default_value = "1h",
+        value_parser = duration
+    )]
+    pub orphan_after: Duration,
+
     /// Lets accounts have a plain http baseURL that is not this machine's. Tokens and secrets can then be read by
     /// everyone on the way.
     #[arg(long, env = "CHEKT_ALLOW_INSECURE_PARTNER")]
@@ -100,6 +112,8 @@ pub struct Settings {
     pub default_account: Option<AccountName>,
     /// Whether a plain http partner is allowed.
     pub allow_insecure_partner: bool,
+    /// How long after its deletion was asked for a webhook is let go of whose credentials are gone for good.
+    pub orphan_after: Duration,
     /// How the leader is elected; `None`: this process leads, since it is the only one.
     pub election: Option<ElectionSettings>,
 }
@@ -111,6 +125,16 @@ pub struct ElectionSettings {
     pub lease_name: String,
     /// How long it lasts without a renewal.
     pub lasts: Duration,
+}
+
+/// A duration of at least a second, as Kubernetes writes them.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<kube::core::Duration>().ok();
+    parsed
+        .filter(|d| !d.is_negative())
+        .map(Duration::from)
+        .filter(|d| *d >= Duration::from_secs(1))
+        .ok_or_else(|| "write a duration of at least 1s, such as 90s, 1h or 24h".to_owned())
 }
 
 impl ControllerArgs {
@@ -166,6 +190,7 @@ impl ControllerArgs {
             watch_namespaces,
             default_account: self.default_account.clone(),
             allow_insecure_partner: self.allow_insecure_partner,
+            orphan_after: self.orphan_after,
             election: self.leader_elect.then(|| ElectionSettings {
                 lease_name: self.lease_name.clone(),
                 lasts: Duration::from_secs(u64::from(self.lease_duration)),
@@ -188,6 +213,7 @@ mod tests {
             leader_elect: true,
             lease_name: "chekt-controller".to_owned(),
             lease_duration: 15,
+            orphan_after: Duration::from_secs(3600),
             allow_insecure_partner: false,
             allow_insecure_public_url: allow,
         }
@@ -209,6 +235,15 @@ mod tests {
         };
         assert_eq!(watched(&["b", "a", "b"]), ["a", "b"]);
         assert!(watched(&[""]).is_empty());
+    }
+
+    #[test]
+    fn a_duration_is_written_as_kubernetes_writes_them_and_is_at_least_a_second() {
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        for bad in ["0s", "-1h", "soon", ""] {
+            assert!(duration(bad).unwrap_err().contains("90s"), "{bad}");
+        }
     }
 
     #[test]

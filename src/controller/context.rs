@@ -49,6 +49,8 @@ pub struct Context {
     pub clock: Clock,
     /// Wakes webhooks.
     pub wake: UnboundedSender<Wake>,
+    /// Held by whoever changes a record of orphans, so that passes do not run into each other's versions.
+    pub orphans: AsyncMutex<()>,
     connections: Mutex<HashMap<AccountName, Slot>>,
     allowed: Mutex<HashMap<AccountName, AllowedNamespaces>>,
     memories: Mutex<HashMap<String, Arc<AsyncMutex<Remembered>>>>,
@@ -131,6 +133,7 @@ impl Context {
             fence,
             clock,
             wake,
+            orphans: AsyncMutex::default(),
             connections,
             allowed,
             memories,

@@ -12,10 +12,11 @@ use kube::{Resource, ResourceExt};
 use super::connection::Connection;
 use super::context::{Context, Known, Slot};
 use super::memory::Remembered;
+use crate::account::orphans;
 use crate::account::tenancy::{self, Permission};
 use crate::cluster::ClusterError;
 use crate::cluster::secrets::{self, ReadError, StoredKeyring, ValueError};
-use crate::resources::account::AccountName;
+use crate::resources::account::{AccountName, OrphanReason};
 use crate::resources::conditions;
 use crate::resources::keyring::{SigningSecret, WebhookIdentity};
 use crate::resources::reasons::Reason;
@@ -24,7 +25,7 @@ use crate::resources::{
     ChektWebhook, FINALIZER, RECONCILE_REQUESTED_AT, ROTATE_REQUESTED_AT, TEST_REQUESTED_AT,
 };
 use crate::webhook::identity::Claim;
-use crate::webhook::world::{AccountView, RosterView, WantedSecret, World};
+use crate::webhook::world::{AccountView, Loss, RemovalView, RosterView, WantedSecret, World};
 
 /// A world, and what performing a step on it needs.
 pub struct Gathered {
@@ -101,7 +102,11 @@ pub fn gather(
     let deleting = webhook.meta().deletion_timestamp.is_some();
     let bound = stored.and_then(|s| s.account.as_ref());
     let chosen = context.choose(webhook, bound);
-    let (account, connection) = account(context, &chosen, bound, &namespace, deleting);
+    let Reached {
+        view: account,
+        connection,
+        loss,
+    } = account(context, &chosen, bound, &namespace, deleting);
     let account_name = bound.unwrap_or(&chosen).clone();
     let status = webhook.status.clone().unwrap_or_default();
     let recorded_id = memory
@@ -112,6 +117,16 @@ pub fn gather(
         .filter(|_| bound.is_some() || account_name.namespace == namespace);
     let url = context.wanted_url(webhook);
     let now = context.clock.now();
+    let removal = RemovalView {
+        asked_at: webhook.meta().deletion_timestamp.as_ref().map(|t| t.0),
+        orphan_after: context.settings.orphan_after,
+        loss: loss.map(|reason| Loss {
+            reason,
+            seen_for: memory
+                .lost_at
+                .map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
+        }),
+    };
     let pin = webhook.spec.webhook_id.as_deref();
     let mut roster = connection.as_ref().map_or_else(RosterView::default, |c| {
         view(c, recorded_id.as_deref(), pin, &url, now)
@@ -147,6 +162,7 @@ pub fn gather(
         keyring: stored.map(|s| s.keyring.clone()),
         recorded_id,
         roster,
+        removal,
         memory: memory.view(context.started, recovered, now),
     };
     Gathered {
@@ -154,6 +170,14 @@ pub fn gather(
         keyring_version: stored.and_then(|s| s.resource_version.clone()),
         connection,
     }
+}
+
+/// An account, as far as one webhook reaches it.
+struct Reached {
+    view: AccountView,
+    connection: Option<Arc<Connection>>,
+    /// That its credentials are gone for good; only looked at for a webhook that is being deleted.
+    loss: Option<OrphanReason>,
 }
 
 /// The account of a webhook, and the connection to it. `chosen` is the account that the webhook is to use, `bound` the
@@ -167,14 +191,19 @@ fn account(
     bound: Option<&AccountName>,
     namespace: &str,
     deleting: bool,
-) -> (AccountView, Option<Arc<Connection>>) {
+) -> Reached {
     let key = bound.unwrap_or(chosen);
     let known = context.account(key);
     if !(deleting && bound.is_some())
         && let Some(view) = without_permission(context, chosen, bound, namespace)
     {
-        return (view, None);
+        return Reached {
+            view,
+            connection: None,
+            loss: None,
+        };
     }
+    let gone = |reason| orphans::loss(reason).filter(|_| deleting);
     let not_ready = |message: &str| {
         let place = if key.namespace == namespace {
             String::new()
@@ -185,26 +214,37 @@ fn account(
         AccountView::NotReady(Reason::AccountNotReady, message)
     };
     let through = |connection: &Arc<Connection>| {
-        let view = connection
-            .problem()
-            .map_or(AccountView::Ready, |p| not_ready(&p.message));
-        (view, Some(Arc::clone(connection)))
+        let problem = connection.problem();
+        Reached {
+            loss: problem.as_ref().and_then(|p| gone(p.reason)),
+            view: problem.map_or(AccountView::Ready, |p| not_ready(&p.message)),
+            connection: Some(Arc::clone(connection)),
+        }
+    };
+    let without = |view, loss| Reached {
+        view,
+        connection: None,
+        loss,
     };
     let slot = context.slot(key);
     let last = slot.as_ref().and_then(Slot::last_connection);
     match (known, &slot, last) {
         (Known::There(_), Some(Slot::Connected(connection)), _) => through(connection),
         (_, _, Some(connection)) if deleting => through(connection),
-        (Known::There(_), Some(Slot::Broken(problem, _)), _) => (not_ready(&problem.message), None),
-        (Known::There(_), None, _) | (Known::NotYet, _, _) => (AccountView::Unknown, None),
-        (Known::Absent | Known::NotWatched, _, _) => {
+        (Known::There(_), Some(Slot::Broken(problem, _)), _) => {
+            without(not_ready(&problem.message), gone(problem.reason))
+        }
+        (Known::There(_), None, _) | (Known::NotYet, _, _) => without(AccountView::Unknown, None),
+        (known @ (Known::Absent | Known::NotWatched), _, _) => {
             let message = format!(
                 "ChektAccount {} does not exist in namespace {}: create it, or name another one in spec.accountRef",
                 key.name, key.namespace
             );
-            (
+            // One in a namespace that is not looked after any more may well be there.
+            let is_gone = matches!(known, Known::Absent);
+            without(
                 AccountView::NotReady(Reason::AccountNotFound, message),
-                None,
+                gone(Reason::AccountNotFound).filter(|_| is_gone),
             )
         }
     }

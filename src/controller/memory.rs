@@ -41,6 +41,10 @@ pub struct Remembered {
     pub test: Test,
     /// See [`Memory::deleted`].
     pub deleted: bool,
+    /// See [`Memory::orphaned`].
+    pub orphaned: bool,
+    /// Since when the credentials for it have been gone, without a break.
+    pub lost_at: Option<Instant>,
     /// See [`Memory::listed_for`].
     pub listed_for: Option<String>,
 }
@@ -79,6 +83,7 @@ impl Remembered {
             }),
             test: self.test.clone(),
             deleted: self.deleted,
+            orphaned: self.orphaned,
             listed_for: self.listed_for.clone(),
         }
     }

@@ -17,6 +17,7 @@ pub mod leader;
 pub mod memory;
 pub mod metrics;
 pub mod namespaces;
+pub mod orphans;
 pub mod perform;
 pub mod transitions;
 pub mod triggers;

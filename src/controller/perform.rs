@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::runtime::events::EventType;
 
@@ -12,15 +13,16 @@ use super::context::Context;
 use super::gather::{Gathered, PassError};
 use super::memory::Remembered;
 use super::metrics::StepLabels;
-use super::transitions;
+use super::{orphans, transitions};
 use crate::cluster::secrets::{self, StoredKeyring};
 use crate::cluster::{ClusterError, write};
 use crate::partner::fault::{Kind, PartnerError};
 use crate::partner::http::Fields;
 use crate::resources::ChektWebhook;
+use crate::resources::account::{Orphan, OrphanReason};
 use crate::webhook::health::Act;
 use crate::webhook::rotation::{self, Entropy};
-use crate::webhook::step::{Change, Draft, KeyringChange, Step, Why};
+use crate::webhook::step::{Change, Draft, KeyringChange, Left, Step, Why};
 use crate::webhook::world::{Attempt, Refusal, Test, World};
 
 /// How soon a webhook looks again by itself after a list that failed. Whoever lists next wakes it if that is news.
@@ -75,6 +77,12 @@ pub async fn perform(
             }
         }
         Step::Keyring(change, _) => keyring(context, gathered, *change, memory).await,
+        Step::Orphan(left, why) => {
+            // Rare, and large: not in every pass.
+            Box::pin(orphan(context, webhook, world, left, *why)).await?;
+            memory.orphaned = true;
+            Ok(Performed::Remote)
+        }
         Step::RemoveKeyring(_) => {
             secrets::remove(&context.keyrings(), &world.webhook.uid).await?;
             Ok(Performed::NoKeyring)
@@ -311,6 +319,68 @@ async fn delete(
     Ok(())
 }
 
+/// Puts on record that a remote webhook is let go of: in the account's status, which lasts, and in Events and the log for
+/// those who look. Done again after a crash, it changes nothing in the status.
+async fn orphan(
+    context: &Context,
+    webhook: &ChektWebhook,
+    world: &World,
+    left: &Left,
+    why: Why,
+) -> Result<(), PassError> {
+    let Left { id, url, reason } = left;
+    let (namespace, name) = (&world.webhook.namespace, &world.webhook.name);
+    let account = match id {
+        Some(id) => {
+            let orphan = Orphan {
+                id: id.clone(),
+                url: url.clone(),
+                since: Time(world.now),
+                reason: *reason,
+            };
+            let one_at_a_time = context.orphans.lock().await;
+            let account = orphans::record(&context.client, &world.account_name, orphan).await?;
+            drop(one_at_a_time);
+            account
+        }
+        None => None,
+    };
+    let what = match id {
+        Some(id) => format!("{id} ({url}), which may still exist at CHeKT"),
+        None => format!("a webhook that may have been made at CHeKT with the url {url}"),
+    };
+    let kind = match reason {
+        // As written is no reason to worry anybody.
+        OrphanReason::DeletionPolicy => EventType::Normal,
+        OrphanReason::AccountNotFound
+        | OrphanReason::SecretNotFound
+        | OrphanReason::SecretNotUsable
+        | OrphanReason::CredentialsRejected => {
+            tracing::warn!(
+                namespace,
+                name,
+                id,
+                url,
+                why = why.text(),
+                "a remote webhook was let go of"
+            );
+            EventType::Warning
+        }
+    };
+    let advice =
+        "Delete it at CHeKT, or create a ChektWebhook with this url to have it managed again";
+    let note = format!("Let go of {what}: {}. {advice}", why.text());
+    transitions::publish(context, webhook, kind, "Orphaned", "Orphan", note).await;
+    if let Some(account) = account {
+        let note = format!(
+            "Let go of {what}, when ChektWebhook {namespace}/{name} was deleted: {}. {advice}",
+            why.text()
+        );
+        transitions::publish(context, &account, kind, "Orphaned", "Orphan", note).await;
+    }
+    Ok(())
+}
+
 fn count(context: &Context, step: &Step, is_ok: bool) {
     let labels = StepLabels {
         step: name(step),
@@ -401,6 +471,7 @@ pub fn name(step: &Step) -> &'static str {
         Step::Patch(..) => "patch",
         Step::Delete(..) => "delete",
         Step::Test(..) => "test",
+        Step::Orphan(..) => "orphan",
         Step::RemoveKeyring(_) => "remove_keyring",
         Step::ReleaseFinalizer(_) => "release_finalizer",
         Step::Rest(_) => "rest",

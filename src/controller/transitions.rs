@@ -17,10 +17,10 @@ use crate::resources::webhook::ChektWebhookStatus;
 /// How long one may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Publishes one Event about a webhook.
-pub async fn publish(
+/// Publishes one Event about an object of ours.
+pub async fn publish<K: Resource<DynamicType = ()>>(
     context: &Context,
-    webhook: &ChektWebhook,
+    object: &K,
     kind: EventType,
     reason: &str,
     action: &str,
@@ -33,7 +33,7 @@ pub async fn publish(
         action: action.to_owned(),
         secondary: None,
     };
-    let object = webhook.object_ref(&());
+    let object = object.object_ref(&());
     if let Err(error) = within(DEADLINE, context.recorder.publish(&event, &object)).await {
         tracing::warn!(reason, %error, "an Event about a transition could not be published");
     }

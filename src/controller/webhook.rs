@@ -79,6 +79,9 @@ async fn pass(
         }
         let gathered = gather(context, &webhook, memory, &held);
         let world = &gathered.world;
+        let now = context.clock.now();
+        let lost = world.removal.loss.is_some();
+        memory.lost_at = lost.then(|| memory.lost_at.unwrap_or(now));
         let step = plan(world);
         if world
             .target()
@@ -169,7 +172,10 @@ fn is_worth_a_write(world: &World, step: &Step, status: &ChektWebhookStatus) -> 
             rest.because,
             Because::Gone | Because::Starting | Because::Spreading
         ),
-        Step::AddFinalizer(_) | Step::RemoveKeyring(_) | Step::ReleaseFinalizer(_) => false,
+        Step::AddFinalizer(_)
+        | Step::Orphan(..)
+        | Step::RemoveKeyring(_)
+        | Step::ReleaseFinalizer(_) => false,
         Step::Keyring(..)
         | Step::List(..)
         | Step::Create(..)

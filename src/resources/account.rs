@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 /// The production base of CHeKT's API.
@@ -308,10 +308,48 @@ pub struct ChektAccountStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhooks: Option<WebhookCounts>,
 
+    /// Remote webhooks that the operator has let go of without deleting them: at most 100, of more the newest. One goes
+    /// from here once CHeKT no longer has it, or once a ChektWebhook manages it again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "orphans_schema")]
+    pub orphans: Vec<Orphan>,
+
     /// Ready, and while true Reconciling or Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::webhook::conditions_schema")]
     pub conditions: Vec<Condition>,
+}
+
+/// A remote webhook that the operator has let go of without deleting it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Orphan {
+    /// Its id at CHeKT.
+    pub id: String,
+
+    /// Where it delivered when it was let go of.
+    pub url: String,
+
+    /// When it was let go of.
+    pub since: Time,
+
+    /// Why.
+    pub reason: OrphanReason,
+}
+
+/// Why a remote webhook was let go of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OrphanReason {
+    /// The ChektWebhook was deleted with deletionPolicy Orphan.
+    DeletionPolicy,
+    /// The ChektAccount did not exist when the ChektWebhook was deleted.
+    AccountNotFound,
+    /// The Secret with the account's credentials, or the key in it, did not exist.
+    SecretNotFound,
+    /// The Secret held no credentials that could be used.
+    SecretNotUsable,
+    /// CHeKT refused the credentials.
+    CredentialsRejected,
 }
 
 /// How many remote webhooks the account has, by who made them.
@@ -322,6 +360,17 @@ pub struct WebhookCounts {
     pub managed: i64,
     /// Remote webhooks that nobody here manages.
     pub foreign: i64,
+}
+
+/// Orphans as a map by id, so that none is there twice.
+fn orphans_schema(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = <Vec<Orphan>>::json_schema(generator);
+    schema.insert("x-kubernetes-list-type".to_owned(), "map".into());
+    schema.insert(
+        "x-kubernetes-list-map-keys".to_owned(),
+        serde_json::json!(["id"]),
+    );
+    schema
 }
 
 fn production() -> String {

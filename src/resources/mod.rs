@@ -33,6 +33,10 @@ pub const CONTROLLER_MANAGER: &str = "chekt-operator";
 /// Field manager of `status.deliveries`, the only part of a status that the receiver writes.
 pub const RECEIVER_MANAGER: &str = "chekt-operator-receiver";
 
+/// Field manager of `status.orphans`. It is another one than that of the rest of an account's status, so that whoever
+/// lets go of a webhook and whoever reports on the account do not take each other's words away.
+pub const ORPHANS_MANAGER: &str = "chekt-operator-orphans";
+
 /// The account that a webhook without `accountRef` uses, in its own namespace.
 pub const DEFAULT_ACCOUNT: &str = "default";
 

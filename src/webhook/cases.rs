@@ -11,8 +11,10 @@ use super::report::report;
 use super::rotation::{self, Entropy};
 use super::step::{Because, KeyringChange, Rest, Step, Why};
 use super::world::{
-    AccountView, Attempt, Memory, Refusal, RosterView, Test, Trouble, Unheeded, WantedSecret, World,
+    AccountView, Attempt, Loss, Memory, Refusal, RemovalView, RosterView, Test, Trouble, Unheeded,
+    WantedSecret, World,
 };
+use crate::resources::account::OrphanReason;
 use crate::resources::conditions;
 use crate::resources::keyring::{Key, Keyring, SigningSecret, TestRequest, WebhookIdentity};
 use crate::resources::reasons::Reason;
@@ -77,6 +79,7 @@ fn fresh() -> World {
             age: Some(Duration::from_secs(1)),
             ..RosterView::default()
         },
+        removal: RemovalView::default(),
         memory: Memory {
             running_for: Duration::from_secs(3600),
             ..Memory::default()
@@ -904,13 +907,80 @@ fn a_deletion_goes_remote_webhook_keyring_finalizer() {
 }
 
 #[test]
-fn an_orphan_is_left_without_a_word_to_chekt() {
+fn an_orphan_is_put_on_record_and_left_without_a_word_to_chekt() {
     let orphan = with(in_sync(), |w| {
         w.deleting = true;
         w.spec.deletion_policy = DeletionPolicy::Orphan;
         w.account = AccountView::NotReady(Reason::AccountNotFound, "m".into());
     });
-    assert_eq!(plan(&orphan), Step::RemoveKeyring(Why::OrphanPolicy));
+    let Step::Orphan(left, Why::OrphanPolicy) = plan(&orphan) else {
+        panic!("not on record")
+    };
+    assert_eq!(
+        (left.id.as_deref(), left.reason),
+        (Some("w1"), OrphanReason::DeletionPolicy)
+    );
+    let on_record = with(orphan, |w| w.memory.orphaned = true);
+    assert_eq!(plan(&on_record), Step::RemoveKeyring(Why::OrphanPolicy));
+    let last = with(on_record, |w| w.keyring = None);
+    assert_eq!(plan(&last), Step::ReleaseFinalizer(Why::OrphanPolicy));
+    // After a crash in between it is put on record once more, which changes nothing there.
+    let restarted = with(last, |w| w.memory = Memory::default());
+    assert!(matches!(plan(&restarted), Step::Orphan(..)));
+    let nothing = with(fresh(), |w| {
+        w.deleting = true;
+        w.spec.deletion_policy = DeletionPolicy::Orphan;
+    });
+    assert!(matches!(plan(&nothing), Step::ReleaseFinalizer(_)));
+}
+
+#[test]
+fn credentials_that_are_gone_for_good_release_it_an_hour_after_its_deletion_and_nothing_else_does()
+{
+    let hour = Duration::from_secs(3600);
+    let lost = |asked: u64, seen: u64, loss: bool| {
+        with(in_sync(), |w| {
+            w.deleting = true;
+            w.account = AccountView::NotReady(Reason::AccountNotReady, "no Secret".into());
+            w.removal = RemovalView {
+                asked_at: Some(now() - SignedDuration::from_secs(i64::try_from(asked).unwrap())),
+                orphan_after: hour,
+                loss: loss.then_some(Loss {
+                    reason: OrphanReason::SecretNotFound,
+                    seen_for: Duration::from_secs(seen),
+                }),
+            };
+        })
+    };
+    let waits = |world: &World| match plan(world) {
+        Step::Rest(Rest {
+            again,
+            because: Because::Lacking(_, message),
+        }) => (again, message),
+        other => panic!("does not wait: {other:?}"),
+    };
+    let (again, message) = waits(&lost(600, 500, true));
+    assert_eq!(again, Some(Duration::from_secs(3000)));
+    assert!(
+        message.contains("let go of at 2027-01-15T08:50:00Z"),
+        "{message}"
+    );
+    assert!(matches!(
+        plan(&lost(3600, 60, true)),
+        Step::Orphan(left, Why::CredentialsGone) if left.reason == OrphanReason::SecretNotFound
+    ));
+    // An outage that lasted for hours, and a no right after it.
+    assert_eq!(
+        waits(&lost(36_000, 10, true)).0,
+        Some(Duration::from_secs(50))
+    );
+    assert_eq!(waits(&lost(36_000, 0, false)).0, None);
+    // A request whose answer never came: there is no id to put on record, and it is said all the same.
+    let unknown = with(about_to_create(), |w| {
+        let known = lost(3600, 60, true);
+        (w.deleting, w.account, w.removal) = (true, known.account, known.removal);
+    });
+    assert!(matches!(plan(&unknown), Step::Orphan(left, _) if left.id.is_none()));
 }
 
 #[test]
@@ -1089,7 +1159,7 @@ fn waiting_deliveries_are_said_for_as_long_as_a_receiver_says_so_and_take_nothin
 
 #[test]
 fn reconciling_and_stalled_are_never_said_together() {
-    let worlds = [
+    let worlds = vec![
         fresh(),
         about_to_create(),
         in_sync(),

@@ -236,6 +236,7 @@ fn synced(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Verdict
         | Step::Create(..)
         | Step::Patch(..)
         | Step::Delete(..)
+        | Step::Orphan(..)
         | Step::RemoveKeyring(_)
         | Step::ReleaseFinalizer(_) => {
             if seen(Truth::False) == Truth::True && !world.deleting {
@@ -404,6 +405,7 @@ fn progress(step: &Step, done: bool) -> Option<Verdict> {
         | Step::Create(..)
         | Step::Patch(..)
         | Step::Delete(..)
+        | Step::Orphan(..)
         | Step::RemoveKeyring(_)
         | Step::ReleaseFinalizer(_) => Some(verdict(
             RECONCILING,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::resources::account::OrphanReason;
 use crate::resources::keyring::SigningSecret;
 use crate::resources::reasons::Reason;
 
@@ -23,6 +24,8 @@ pub enum Step {
     Delete(String, Why),
     /// Ask for a test delivery.
     Test(String, Why),
+    /// Put on record that the remote webhook is let go of.
+    Orphan(Left, Why),
     /// Delete the keyring.
     RemoveKeyring(Why),
     /// Take our finalizer off the object.
@@ -40,6 +43,7 @@ impl Step {
             Step::AddFinalizer(_)
             | Step::Keyring(..)
             | Step::List(..)
+            | Step::Orphan(..)
             | Step::RemoveKeyring(_)
             | Step::ReleaseFinalizer(_)
             | Step::Rest(_) => false,
@@ -58,6 +62,7 @@ impl Step {
             | Step::Keyring(..)
             | Step::List(..)
             | Step::Create(..)
+            | Step::Orphan(..)
             | Step::RemoveKeyring(_)
             | Step::ReleaseFinalizer(_)
             | Step::Rest(_) => false,
@@ -75,6 +80,7 @@ impl Step {
             | Step::Patch(_, _, why)
             | Step::Delete(_, why)
             | Step::Test(_, why)
+            | Step::Orphan(_, why)
             | Step::RemoveKeyring(why)
             | Step::ReleaseFinalizer(why) => why.text().to_owned(),
             Step::Rest(rest) => rest.because.text(),
@@ -131,6 +137,7 @@ whys! {
     TestNoted: "it stands in the keyring that it is asked for",
     BeingDeleted: "the object is being deleted",
     OrphanPolicy: "deletionPolicy is Orphan",
+    CredentialsGone: "the credentials for it are gone for good",
     NeverSent: "nothing was ever sent to CHeKT",
     DeletionConfirmed: "CHeKT confirmed the deletion",
     KeptByAnother: "another webhook keeps the remote webhook with this url",
@@ -148,6 +155,17 @@ pub struct Draft {
     pub key_id: String,
     /// Its secret.
     pub secret: SigningSecret,
+}
+
+/// What is let go of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// The id of the remote webhook; `None`: a request to make it was sent, and nobody knows what became of it.
+    pub id: Option<String>,
+    /// Where it delivers.
+    pub url: String,
+    /// Why it is let go of.
+    pub reason: OrphanReason,
 }
 
 /// What a PATCH asks for; `None` leaves a field as it is.

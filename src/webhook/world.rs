@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 
 use super::health::Attempted;
-use crate::resources::account::AccountName;
+use crate::resources::account::{AccountName, OrphanReason};
 use crate::resources::keyring::{Keyring, SigningSecret, WebhookIdentity};
 use crate::resources::reasons::Reason;
 use crate::resources::remote::RemoteWebhook;
@@ -63,8 +63,30 @@ pub struct World {
     pub recorded_id: Option<String>,
     /// What CHeKT holds.
     pub roster: RosterView,
+    /// What letting go depends on, while the object is being deleted.
+    pub removal: RemovalView,
     /// What this process remembers.
     pub memory: Memory,
+}
+
+/// What letting go of a webhook without a confirmed deletion depends on.
+#[derive(Clone, Debug, Default)]
+pub struct RemovalView {
+    /// When the deletion was asked for, as the object says: a crash does not change it.
+    pub asked_at: Option<Timestamp>,
+    /// How long after that a webhook may be let go of whose credentials are gone for good.
+    pub orphan_after: Duration,
+    /// That they are.
+    pub loss: Option<Loss>,
+}
+
+/// The credentials for a webhook are gone for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// In which way.
+    pub reason: OrphanReason,
+    /// For how long this process has seen that without a break.
+    pub seen_for: Duration,
 }
 
 /// The account as far as a webhook is concerned.
@@ -130,6 +152,8 @@ pub struct Memory {
     pub test: Test,
     /// Whether CHeKT has confirmed the deletion.
     pub deleted: bool,
+    /// Whether it is on record that the remote webhook is let go of.
+    pub orphaned: bool,
     /// The request for a pass that a list has been made for.
     pub listed_for: Option<String>,
 }

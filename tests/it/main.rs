@@ -26,6 +26,7 @@ mod kill;
 mod leadership;
 mod links;
 mod needs;
+mod orphans;
 mod outage;
 mod processes;
 mod promises;
