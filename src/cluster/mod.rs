@@ -1,6 +1,7 @@
 //! The edge to Kubernetes: one client, one deadline a call, and the few words an error is worth.
 
 pub mod client;
+pub mod definition;
 pub mod deliveries;
 pub mod error;
 pub mod events;

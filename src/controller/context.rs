@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::args::Settings;
 use super::connection::{Connection, Wake};
+use super::definition::Definition;
 use super::memory::Remembered;
 use super::metrics::Metrics;
 use super::namespaces::Namespaces;
@@ -49,6 +50,8 @@ pub struct Context {
     pub clock: Clock,
     /// Wakes webhooks.
     pub wake: UnboundedSender<Wake>,
+    /// Whether the definition of `ChektWebhook` is being deleted.
+    pub definition: Definition,
     /// Held by whoever changes a record of orphans, so that passes do not run into each other's versions.
     pub orphans: AsyncMutex<()>,
     connections: Mutex<HashMap<AccountName, Slot>>,
@@ -133,6 +136,7 @@ impl Context {
             fence,
             clock,
             wake,
+            definition: Definition::default(),
             orphans: AsyncMutex::default(),
             connections,
             allowed,

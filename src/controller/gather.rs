@@ -25,7 +25,10 @@ use crate::resources::{
     ChektWebhook, FINALIZER, RECONCILE_REQUESTED_AT, ROTATE_REQUESTED_AT, TEST_REQUESTED_AT,
 };
 use crate::webhook::identity::Claim;
-use crate::webhook::world::{AccountView, Loss, RemovalView, RosterView, WantedSecret, World};
+use crate::webhook::removal::DEFINITION_AGE;
+use crate::webhook::world::{
+    AccountView, Definition, Loss, RemovalView, RosterView, WantedSecret, World,
+};
 
 /// A world, and what performing a step on it needs.
 pub struct Gathered {
@@ -126,6 +129,13 @@ pub fn gather(
                 .lost_at
                 .map_or(Duration::ZERO, |at| now.saturating_duration_since(at)),
         }),
+        definition: match memory.definition {
+            Some((true, _)) => Definition::Goes,
+            Some((false, at)) if now.saturating_duration_since(at) < DEFINITION_AGE => {
+                Definition::Stays
+            }
+            Some(_) | None => Definition::Unknown,
+        },
     };
     let pin = webhook.spec.webhook_id.as_deref();
     let mut roster = connection.as_ref().map_or_else(RosterView::default, |c| {

@@ -43,6 +43,8 @@ pub struct Remembered {
     pub deleted: bool,
     /// See [`Memory::orphaned`].
     pub orphaned: bool,
+    /// Whether the definition of the kind was being deleted when it was last looked at, and when that was.
+    pub definition: Option<(bool, Instant)>,
     /// Since when the credentials for it have been gone, without a break.
     pub lost_at: Option<Instant>,
     /// See [`Memory::listed_for`].

@@ -12,6 +12,7 @@ pub mod account;
 pub mod args;
 pub mod connection;
 pub mod context;
+pub mod definition;
 pub mod gather;
 pub mod leader;
 pub mod memory;

@@ -77,6 +77,14 @@ pub async fn perform(
             }
         }
         Step::Keyring(change, _) => keyring(context, gathered, *change, memory).await,
+        Step::LookAtDefinition(_) => {
+            let goes = context
+                .definition
+                .goes(&context.client, &context.clock)
+                .await?;
+            memory.definition = Some((goes, context.clock.now()));
+            Ok(Performed::Remote)
+        }
         Step::Orphan(left, why) => {
             // Rare, and large: not in every pass.
             Box::pin(orphan(context, webhook, world, left, *why)).await?;
@@ -351,7 +359,7 @@ async fn orphan(
     };
     let kind = match reason {
         // As written is no reason to worry anybody.
-        OrphanReason::DeletionPolicy => EventType::Normal,
+        OrphanReason::DeletionPolicy | OrphanReason::DefinitionDeleted => EventType::Normal,
         OrphanReason::AccountNotFound
         | OrphanReason::SecretNotFound
         | OrphanReason::SecretNotUsable
@@ -471,6 +479,7 @@ pub fn name(step: &Step) -> &'static str {
         Step::Patch(..) => "patch",
         Step::Delete(..) => "delete",
         Step::Test(..) => "test",
+        Step::LookAtDefinition(_) => "definition",
         Step::Orphan(..) => "orphan",
         Step::RemoveKeyring(_) => "remove_keyring",
         Step::ReleaseFinalizer(_) => "release_finalizer",

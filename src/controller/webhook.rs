@@ -173,6 +173,7 @@ fn is_worth_a_write(world: &World, step: &Step, status: &ChektWebhookStatus) -> 
             Because::Gone | Because::Starting | Because::Spreading
         ),
         Step::AddFinalizer(_)
+        | Step::LookAtDefinition(_)
         | Step::Orphan(..)
         | Step::RemoveKeyring(_)
         | Step::ReleaseFinalizer(_) => false,

@@ -342,6 +342,8 @@ pub struct Orphan {
 pub enum OrphanReason {
     /// The ChektWebhook was deleted with deletionPolicy Orphan.
     DeletionPolicy,
+    /// The definition of the kind ChektWebhook was deleted, and the ChektWebhook with it.
+    DefinitionDeleted,
     /// The ChektAccount did not exist when the ChektWebhook was deleted.
     AccountNotFound,
     /// The Secret with the account's credentials, or the key in it, did not exist.

@@ -7,12 +7,13 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::health::{Act, Attempted};
 use super::plan::{ASK_AGAIN, FRESH, plan};
+use super::removal::DEFINITION_AGE;
 use super::report::report;
 use super::rotation::{self, Entropy};
 use super::step::{Because, KeyringChange, Rest, Step, Why};
 use super::world::{
-    AccountView, Attempt, Loss, Memory, Refusal, RemovalView, RosterView, Test, Trouble, Unheeded,
-    WantedSecret, World,
+    AccountView, Attempt, Definition, Loss, Memory, Refusal, RemovalView, RosterView, Test,
+    Trouble, Unheeded, WantedSecret, World,
 };
 use crate::resources::account::OrphanReason;
 use crate::resources::conditions;
@@ -79,7 +80,10 @@ fn fresh() -> World {
             age: Some(Duration::from_secs(1)),
             ..RosterView::default()
         },
-        removal: RemovalView::default(),
+        removal: RemovalView {
+            definition: Definition::Stays,
+            ..RemovalView::default()
+        },
         memory: Memory {
             running_for: Duration::from_secs(3600),
             ..Memory::default()
@@ -949,6 +953,7 @@ fn credentials_that_are_gone_for_good_release_it_an_hour_after_its_deletion_and_
                     reason: OrphanReason::SecretNotFound,
                     seen_for: Duration::from_secs(seen),
                 }),
+                definition: Definition::Stays,
             };
         })
     };
@@ -960,7 +965,7 @@ fn credentials_that_are_gone_for_good_release_it_an_hour_after_its_deletion_and_
         other => panic!("does not wait: {other:?}"),
     };
     let (again, message) = waits(&lost(600, 500, true));
-    assert_eq!(again, Some(Duration::from_secs(3000)));
+    assert_eq!(again, Some(DEFINITION_AGE));
     assert!(
         message.contains("let go of at 2027-01-15T08:50:00Z"),
         "{message}"
@@ -974,13 +979,55 @@ fn credentials_that_are_gone_for_good_release_it_an_hour_after_its_deletion_and_
         waits(&lost(36_000, 10, true)).0,
         Some(Duration::from_secs(50))
     );
-    assert_eq!(waits(&lost(36_000, 0, false)).0, None);
+    assert_eq!(waits(&lost(36_000, 0, false)).0, Some(DEFINITION_AGE));
     // A request whose answer never came: there is no id to put on record, and it is said all the same.
     let unknown = with(about_to_create(), |w| {
         let known = lost(3600, 60, true);
         (w.deleting, w.account, w.removal) = (true, known.account, known.removal);
     });
     assert!(matches!(plan(&unknown), Step::Orphan(left, _) if left.id.is_none()));
+}
+
+#[test]
+fn a_webhook_that_goes_with_the_definition_of_its_kind_is_let_go_of_whatever_else_it_waits_for() {
+    let deleting = |definition| {
+        with(in_sync(), |w| {
+            w.deleting = true;
+            w.memory.attempt = Attempt::Open;
+            w.removal.definition = definition;
+        })
+    };
+    assert!(matches!(
+        plan(&deleting(Definition::Unknown)),
+        Step::LookAtDefinition(_)
+    ));
+    assert!(matches!(
+        plan(&deleting(Definition::Stays)),
+        Step::Delete(..)
+    ));
+    let goes = |change: fn(&mut World)| with(deleting(Definition::Goes), change);
+    for world in [
+        goes(|_| {}),
+        goes(|w| w.spec.suspend = true),
+        goes(|w| w.account = AccountView::Unknown),
+        goes(|w| w.account = AccountView::NotReady(Reason::AccountNotReady, "down".into())),
+    ] {
+        assert!(matches!(
+            plan(&world),
+            Step::Orphan(left, Why::DefinitionGoes) if left.reason == OrphanReason::DefinitionDeleted
+        ));
+    }
+    // Nobody who waits keeps the definition for long without looking again.
+    for waiting in [
+        with(deleting(Definition::Stays), |w| w.spec.suspend = true),
+        with(deleting(Definition::Stays), |w| {
+            w.account = AccountView::NotReady(Reason::AccountNotReady, "down".into());
+        }),
+    ] {
+        assert!(
+            matches!(plan(&waiting), Step::Rest(Rest { again: Some(age), .. }) if age <= DEFINITION_AGE)
+        );
+    }
 }
 
 #[test]

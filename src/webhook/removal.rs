@@ -7,6 +7,9 @@
 //! One thing else lets it go: credentials that are gone for good ([`crate::account::orphans::loss`]), some time after the
 //! deletion was asked for. Nobody here can delete anything with them, and whoever waits for the object would wait for
 //! ever. The remote webhook is put on record as an orphan first.
+//!
+//! And whoever deletes the definition of the kind takes the operator away, and wants no alarm to fall silent by that: so
+//! its webhooks are let go of, too, and the same manifests take them over again one day.
 
 use std::time::Duration;
 
@@ -15,7 +18,7 @@ use super::plan::{
     trouble, without_account,
 };
 use super::step::{Because, Left, Step, Why};
-use super::world::{AccountView, Loss, World};
+use super::world::{AccountView, Definition, Loss, World};
 use crate::resources::account::OrphanReason;
 use crate::resources::reasons::Reason;
 use crate::resources::remote::same;
@@ -24,6 +27,10 @@ use crate::resources::webhook::DeletionPolicy;
 /// How long credentials must have been seen to be gone, at least, where the deletion was asked for long ago: a Secret
 /// that is being replaced is gone for a moment, and what has just come back from an outage may say no at first.
 pub const LOSS_PROOF: Duration = Duration::from_secs(60);
+
+/// How long it counts that the definition of the kind stays: whoever waits to be deleted at CHeKT must not keep a
+/// definition that is deleted meanwhile.
+pub const DEFINITION_AGE: Duration = Duration::from_secs(60);
 
 /// What to do next.
 #[must_use]
@@ -40,11 +47,18 @@ pub fn plan(world: &World) -> Step {
     if world.memory.deleted && world.target().is_none() {
         return leave(world, Why::DeletionConfirmed);
     }
+    match world.removal.definition {
+        Definition::Unknown => return Step::LookAtDefinition(Why::DefinitionUnknown),
+        Definition::Goes => {
+            return let_go(world, OrphanReason::DefinitionDeleted, Why::DefinitionGoes);
+        }
+        Definition::Stays => {}
+    }
     if world.spec.suspend {
         let message = "spec.suspend is true, so the remote webhook is not deleted: set suspend to false, or deletionPolicy to Orphan";
         return rest(
             Because::Lacking(Reason::Suspended, message.to_owned()),
-            None,
+            Some(DEFINITION_AGE),
         );
     }
     if let AccountView::NotReady(reason, message) = &world.account {
@@ -54,7 +68,7 @@ pub fn plan(world: &World) -> Step {
         let message = format!(
             "{message}. To leave the remote webhook where it is, set spec.deletionPolicy to Orphan"
         );
-        return rest(Because::Lacking(*reason, message), None);
+        return rest(Because::Lacking(*reason, message), Some(DEFINITION_AGE));
     }
     if let Some(step) = without_account(world)
         .or_else(|| refusal(world))
@@ -107,7 +121,10 @@ fn lost(world: &World, loss: Loss, reason: Reason, message: &str) -> Step {
     let message = format!(
         "{message}. If that stays so, this object is let go of {when}, and the remote webhook stays at CHeKT. To do that now, set spec.deletionPolicy to Orphan"
     );
-    rest(Because::Lacking(reason, message), Some(wait))
+    rest(
+        Because::Lacking(reason, message),
+        Some(wait.min(DEFINITION_AGE)),
+    )
 }
 
 /// Lets go of what may be at CHeKT: first it is put on record, then the keyring and the finalizer go.

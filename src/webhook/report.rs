@@ -236,6 +236,7 @@ fn synced(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Verdict
         | Step::Create(..)
         | Step::Patch(..)
         | Step::Delete(..)
+        | Step::LookAtDefinition(_)
         | Step::Orphan(..)
         | Step::RemoveKeyring(_)
         | Step::ReleaseFinalizer(_) => {
@@ -405,6 +406,7 @@ fn progress(step: &Step, done: bool) -> Option<Verdict> {
         | Step::Create(..)
         | Step::Patch(..)
         | Step::Delete(..)
+        | Step::LookAtDefinition(_)
         | Step::Orphan(..)
         | Step::RemoveKeyring(_)
         | Step::ReleaseFinalizer(_) => Some(verdict(

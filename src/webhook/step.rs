@@ -24,6 +24,8 @@ pub enum Step {
     Delete(String, Why),
     /// Ask for a test delivery.
     Test(String, Why),
+    /// Look whether the definition of the kind is being deleted as well.
+    LookAtDefinition(Why),
     /// Put on record that the remote webhook is let go of.
     Orphan(Left, Why),
     /// Delete the keyring.
@@ -43,6 +45,7 @@ impl Step {
             Step::AddFinalizer(_)
             | Step::Keyring(..)
             | Step::List(..)
+            | Step::LookAtDefinition(_)
             | Step::Orphan(..)
             | Step::RemoveKeyring(_)
             | Step::ReleaseFinalizer(_)
@@ -62,6 +65,7 @@ impl Step {
             | Step::Keyring(..)
             | Step::List(..)
             | Step::Create(..)
+            | Step::LookAtDefinition(_)
             | Step::Orphan(..)
             | Step::RemoveKeyring(_)
             | Step::ReleaseFinalizer(_)
@@ -80,6 +84,7 @@ impl Step {
             | Step::Patch(_, _, why)
             | Step::Delete(_, why)
             | Step::Test(_, why)
+            | Step::LookAtDefinition(why)
             | Step::Orphan(_, why)
             | Step::RemoveKeyring(why)
             | Step::ReleaseFinalizer(why) => why.text().to_owned(),
@@ -137,6 +142,8 @@ whys! {
     TestNoted: "it stands in the keyring that it is asked for",
     BeingDeleted: "the object is being deleted",
     OrphanPolicy: "deletionPolicy is Orphan",
+    DefinitionUnknown: "the definition of the kind may be being deleted as well, and then nothing is deleted at CHeKT",
+    DefinitionGoes: "the definition of the kind is being deleted",
     CredentialsGone: "the credentials for it are gone for good",
     NeverSent: "nothing was ever sent to CHeKT",
     DeletionConfirmed: "CHeKT confirmed the deletion",

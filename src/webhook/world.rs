@@ -78,6 +78,20 @@ pub struct RemovalView {
     pub orphan_after: Duration,
     /// That they are.
     pub loss: Option<Loss>,
+    /// Whether the definition of the kind is being deleted as well.
+    pub definition: Definition,
+}
+
+/// What is known of the definition of the kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Definition {
+    /// It was not looked at since the deletion of the webhook was asked for, or not for a while.
+    #[default]
+    Unknown,
+    /// It stays.
+    Stays,
+    /// It is being deleted, and every webhook with it.
+    Goes,
 }
 
 /// The credentials for a webhook are gone for good.

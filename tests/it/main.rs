@@ -14,6 +14,7 @@ mod cloudevents;
 mod control_plane;
 mod create;
 mod credentials;
+mod definition;
 mod deletion;
 mod deliveries;
 mod ending;
