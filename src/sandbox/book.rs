@@ -59,7 +59,7 @@ pub struct Delivery {
 }
 
 /// What a new delivery is made of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Order {
     pub webhook_id: String,
     pub event: Option<String>,
@@ -75,6 +75,9 @@ pub struct Book {
     // What has ended is of no use to a process that starts anew.
     #[serde(serialize_with = "only_pending")]
     all: BTreeMap<u64, Delivery>,
+    // For webhooks that are disabled, where the quirks say that these are kept.
+    #[serde(default)]
+    held: Vec<Order>,
     #[serde(skip)]
     unstarted: Vec<u64>,
     #[serde(skip)]
@@ -121,6 +124,28 @@ impl Book {
         self.unstarted.push(self.last);
         self.forget_oldest();
         Ok(delivery_id)
+    }
+
+    /// Keeps a delivery back until its webhook is active again.
+    ///
+    /// # Errors
+    /// [`Full`]
+    pub fn hold(&mut self, order: Order) -> Result<(), Full> {
+        if self.held.len() >= MOST_PENDING {
+            return Err(Full);
+        }
+        self.held.push(order);
+        Ok(())
+    }
+
+    /// Takes out what is kept back for a webhook, oldest first.
+    pub fn unhold(&mut self, webhook_id: &str) -> Vec<Order> {
+        let held = std::mem::take(&mut self.held);
+        let (taken, kept) = held
+            .into_iter()
+            .partition(|order| order.webhook_id == webhook_id);
+        self.held = kept;
+        taken
     }
 
     /// The numbers of the deliveries that nobody works at yet. Asked once, they count as started.

@@ -183,8 +183,11 @@ async fn edit_webhook(
             None => {}
         }
         let (told, active) = (webhook.laid_open(), webhook.is_active());
-        if !active {
-            state.drop_pending(&id, Sandbox::moment().now);
+        let now = Sandbox::moment().now;
+        if active {
+            state.release(&id, now);
+        } else {
+            state.drop_pending(&id, now);
         }
         Ok::<Value, Refusal>(told)
     })?;

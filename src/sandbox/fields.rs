@@ -65,7 +65,7 @@ pub fn parse(body: &[u8], quirks: &Quirks) -> Result<Fields, Refusal> {
         fields.url = Some(url.to_owned());
     }
     if let Some(value) = object.get("events") {
-        fields.events = Some(events(value, quirks.unknown_events)?);
+        fields.events = Some(events(value, quirks)?);
     }
     if let Some(value) = object.get("secret") {
         let mut secret = text("secret", value)?;
@@ -101,11 +101,12 @@ fn text<'a>(field: &str, value: &'a Value) -> Result<&'a str, Refusal> {
         .ok_or_else(|| Refusal::field(field, format!("{field} is a string")))
 }
 
-fn events(value: &Value, unknown: UnknownEvents) -> Result<Vec<String>, Refusal> {
+fn events(value: &Value, quirks: &Quirks) -> Result<Vec<String>, Refusal> {
     let refuse = |why: String| Refusal::field("events", why);
     let list = value
         .as_array()
         .ok_or_else(|| refuse("events is a list of names".to_owned()))?;
+    let unknown = quirks.unknown_events;
     let mut events: Vec<String> = Vec::new();
     for name in list {
         let name = name
@@ -118,11 +119,14 @@ fn events(value: &Value, unknown: UnknownEvents) -> Result<Vec<String>, Refusal>
                 UnknownEvents::Drop => continue,
             }
         }
+        if quirks.withheld_events.iter().any(|held| held == name) {
+            continue;
+        }
         if !events.iter().any(|known| known == name) {
             events.push(name.to_owned());
         }
     }
-    if events.is_empty() && unknown == UnknownEvents::Refuse {
+    if list.is_empty() && unknown == UnknownEvents::Refuse {
         return Err(refuse("events names at least one event".to_owned()));
     }
     Ok(events)

@@ -10,10 +10,17 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::answer::{Answer, Refusal};
-use super::quirks::{ListOrder, ListPaging, ListShape, Quirks};
+use super::quirks::{ListChurn, ListOrder, ListPaging, ListShape, Quirks};
 use super::store::{Moment, Webhook, Webhooks, seconds};
 
-/// Answers a list. `here` is the absolute url of the collection, for a Link header.
+/// Whether a query asks for the beginning of a list.
+pub fn is_first_page(query: &str) -> bool {
+    url::form_urlencoded::parse(query.as_bytes())
+        .all(|(name, value)| name != "cursor" && (name != "page" || value == "1"))
+}
+
+/// Answers a list. `here` is the absolute url of the collection, for a Link header. `disturbed`: another client writes
+/// after the first page, if the quirks have one that does.
 ///
 /// # Errors
 /// 400 when a paging parameter cannot be read.
@@ -22,12 +29,21 @@ pub fn answer(
     quirks: &Quirks,
     query: &str,
     here: &str,
+    disturbed: bool,
     moment: Moment,
 ) -> Result<Answer, Refusal> {
-    let all: Vec<Value> = ordered(webhooks, quirks, moment)
+    let mut all: Vec<Value> = ordered(webhooks, quirks, moment)
         .into_iter()
-        .map(|webhook| webhook.told(quirks))
+        .map(|webhook| webhook.listed(quirks, moment.now))
         .collect();
+    if disturbed && !is_first_page(query) {
+        match quirks.list_churn {
+            ListChurn::None => {}
+            ListChurn::Skip => drop((!all.is_empty()).then(|| all.remove(0))),
+            // It need not be told: the first page was answered before.
+            ListChurn::Repeat => all.insert(0, Value::Null),
+        }
+    }
     let total = all.len();
     let part = part(quirks, query, total)?;
     let shown: Vec<Value> = all.into_iter().skip(part.start).take(part.size).collect();
@@ -196,7 +212,7 @@ mod tests {
             now: at(0),
             random: 0,
         };
-        let answer = answer(&five(), &quirks, query, HERE, moment).unwrap();
+        let answer = answer(&five(), &quirks, query, HERE, true, moment).unwrap();
         let Some(Content::Json(body)) = answer.body else {
             panic!("a body was expected")
         };
@@ -272,6 +288,26 @@ mod tests {
     }
 
     #[test]
+    fn another_client_that_writes_between_two_pages_hides_one_or_shows_one_twice() {
+        for (churn, second, third, total) in [("skip", "de", "", 4), ("repeat", "bc", "de", 6)] {
+            let quirks = json!({"list_paging": "page", "page_size": 2, "list_churn": churn});
+            let (first, _) = list(&quirks, "");
+            assert_eq!(
+                (ids(&first["data"]).as_str(), &first["total_count"]),
+                ("ab", &json!(5))
+            );
+            let page = list(&quirks, "page=2").0;
+            assert_eq!(
+                (ids(&page["data"]).as_str(), &page["total_count"]),
+                (second, &json!(total))
+            );
+            assert_eq!(ids(&list(&quirks, "page=3").0["data"]), third, "{churn}");
+        }
+        assert!(is_first_page("") && is_first_page("page=1&per_page=2"));
+        assert!(!is_first_page("page=2") && !is_first_page("cursor=after_2"));
+    }
+
+    #[test]
     fn a_random_order_loses_nobody() {
         let quirks = json!({"list_order": "random"});
         let mut shuffled: Vec<char> = ids(&list(&quirks, "").0).chars().collect();
@@ -289,7 +325,7 @@ mod tests {
             random: 0,
         };
         for query in ["page=0", "page=x", "per_page=-1"] {
-            let refusal = answer(&five(), &quirks, query, HERE, moment).unwrap_err();
+            let refusal = answer(&five(), &quirks, query, HERE, false, moment).unwrap_err();
             assert_eq!(refusal.status, 400, "{query}");
         }
     }

@@ -67,6 +67,7 @@ pub fn create(state: &mut State, body: &[u8], moment: Moment) -> Result<Answer, 
         created_at: moment.now,
         failures: 0,
         deleted_at: None,
+        earlier: None,
     };
     let told = webhook.told(quirks);
     let answer = match quirks.create_status {
@@ -117,6 +118,21 @@ pub fn patch(state: &mut State, id: &str, body: &[u8], moment: Moment) -> Result
             format!("status is {ACTIVE:?} or {:?}", quirks.disabled_word),
         ));
     }
+    let sent = |field: &String| match field.as_str() {
+        "url" => fields.url.is_some(),
+        "events" => fields.events.is_some(),
+        "secret" => fields.secret.is_some(),
+        "status" => fields.status.is_some(),
+        // The quirks hold no other.
+        _ => false,
+    };
+    if let Some(field) = quirks.patch_refuses.iter().find(|field| sent(field)) {
+        return Err(Refusal::field(
+            field,
+            format!("{field} cannot be changed: delete the webhook and create another"),
+        ));
+    }
+    webhook.changes(quirks, moment.now);
     for ignored in &quirks.patch_ignores {
         match ignored.as_str() {
             "url" => fields.url = None,
@@ -175,7 +191,9 @@ pub fn patch(state: &mut State, id: &str, body: &[u8], moment: Moment) -> Result
         PatchAnswer::Stale => Answer::json(200, &before),
         PatchAnswer::ChangedFields => Answer::json(200, &Value::Object(changed)),
     };
-    if !webhook.is_active() {
+    if webhook.is_active() {
+        state.release(id, moment.now);
+    } else {
         state.drop_pending(id, moment.now);
     }
     Ok(answer)
@@ -382,6 +400,10 @@ mod tests {
                 vec!["site.armed", "site.created"],
             ),
             (json!({"patch_ignores": ["events"]}), vec!["site.armed"]),
+            (
+                json!({"withheld_events": ["site.created"]}),
+                Vec::<&str>::new(),
+            ),
         ] {
             let mut state = state(quirks);
             let id = made(&mut state);
@@ -394,6 +416,24 @@ mod tests {
             assert_eq!(answer.unwrap().status, 200);
             assert_eq!(state.store.webhooks.get(&id).unwrap().events, expected);
         }
+    }
+
+    #[test]
+    fn a_patch_of_a_field_that_may_not_be_changed_is_refused_whole() {
+        let mut state = state(json!({"patch_refuses": ["url"]}));
+        let id = made(&mut state);
+        let both = br#"{"url": "https://b.example/", "events": ["site.created"]}"#;
+        let refusal = patch(&mut state, &id, both, moment()).unwrap_err();
+        assert_eq!(
+            (refusal.status, refusal.field.as_deref()),
+            (422, Some("url"))
+        );
+        assert_eq!(
+            state.store.webhooks.get(&id).unwrap().events,
+            ["site.armed"]
+        );
+        let other = br#"{"events": ["site.created"]}"#;
+        assert!(patch(&mut state, &id, other, moment()).is_ok());
     }
 
     #[test]

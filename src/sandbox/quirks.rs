@@ -101,6 +101,15 @@ words! {
     ListOrder { Creation = "creation", Random = "random", }
 }
 words! {
+    /// What another client does to the pages of every other list, the first of them included, between its first page
+    /// and its second.
+    ListChurn { None = "none",
+        /// It deletes a webhook of the first page: the first of the second page moves up and is on no page at all.
+        Skip = "skip",
+        /// It adds one at the beginning: the last of the first page moves down and is on two pages.
+        Repeat = "repeat", }
+}
+words! {
     /// Whether the events of a PATCH are the whole list or additions to it.
     PatchEvents { Replace = "replace", Merge = "merge", }
 }
@@ -129,6 +138,12 @@ words! {
     Reenable { PatchStatus = "patch_status", AnyPatch = "any_patch", OnlyRecreate = "only_recreate", }
 }
 words! {
+    /// What becomes of events while a webhook is disabled.
+    WhileDisabled { Drop = "drop",
+        /// They are kept and sent all at once when it is active again.
+        Queue = "queue", }
+}
+words! {
     /// Which answers of a receiver count as success.
     Success { Only200 = "only_200", Any2xx = "any_2xx", }
 }
@@ -142,7 +157,9 @@ words! {
 }
 words! {
     /// What becomes of `Idempotency-Key`.
-    IdempotencyMode { Honoured = "honoured", Ignored = "ignored", CachesErrors = "caches_errors", }
+    IdempotencyMode { Honoured = "honoured", Ignored = "ignored", CachesErrors = "caches_errors",
+        /// Honoured, and 409 while the first call under the same key has no answer yet.
+        ConflictInFlight = "409_in_flight", }
 }
 words! {
     /// Whether the account has the webhooks API at all.
@@ -190,13 +207,18 @@ pub struct Quirks {
     pub url_echo: UrlEcho,
     pub events_echo: EventsEcho,
     pub unknown_events: UnknownEvents,
+    /// Event names that are dropped in silence, as of an account without the scope for them.
+    pub withheld_events: Vec<String>,
     pub list_shape: ListShape,
     pub list_paging: ListPaging,
     /// Webhooks on a page: what is given without `per_page`, and at most with it.
     pub page_size: usize,
     pub list_order: ListOrder,
+    pub list_churn: ListChurn,
     /// How long a list does not show a new webhook.
     pub create_visible_after_ms: u64,
+    /// How long a list still shows a changed webhook as it was before.
+    pub changes_listed_after_ms: u64,
     /// How long a list still shows a deleted webhook, with status `deleted`.
     pub deleted_listed_for_ms: u64,
     /// Ids of new webhooks are numbers.
@@ -204,6 +226,8 @@ pub struct Quirks {
     pub patch_events: PatchEvents,
     /// Fields (`url`, `events`, `secret`, `status`) that a PATCH leaves as they are, and answers 200.
     pub patch_ignores: Vec<String>,
+    /// Fields that a PATCH may not hold: 422.
+    pub patch_refuses: Vec<String>,
     pub patch_answer: PatchAnswer,
     pub delete_answer: DeleteAnswer,
     pub second_delete: SecondDelete,
@@ -217,6 +241,7 @@ pub struct Quirks {
     /// A success starts the count of failures anew.
     pub success_resets: bool,
     pub reenable: Reenable,
+    pub while_disabled: WhileDisabled,
     pub success: Success,
     pub retry_body: RetryBody,
     pub body_style: BodyStyle,
@@ -251,15 +276,19 @@ impl Default for Quirks {
             url_echo: UrlEcho::default(),
             events_echo: EventsEcho::default(),
             unknown_events: UnknownEvents::default(),
+            withheld_events: Vec::new(),
             list_shape: ListShape::default(),
             list_paging: ListPaging::default(),
             page_size: 20,
             list_order: ListOrder::default(),
+            list_churn: ListChurn::default(),
             create_visible_after_ms: 0,
+            changes_listed_after_ms: 0,
             deleted_listed_for_ms: 0,
             numeric_ids: false,
             patch_events: PatchEvents::default(),
             patch_ignores: Vec::new(),
+            patch_refuses: Vec::new(),
             patch_answer: PatchAnswer::default(),
             delete_answer: DeleteAnswer::default(),
             second_delete: SecondDelete::default(),
@@ -269,6 +298,7 @@ impl Default for Quirks {
             disables_after: 3,
             success_resets: true,
             reenable: Reenable::default(),
+            while_disabled: WhileDisabled::default(),
             success: Success::default(),
             retry_body: RetryBody::default(),
             body_style: BodyStyle::default(),
@@ -332,11 +362,12 @@ impl Quirks {
         if let Some(field) = quirks
             .patch_ignores
             .iter()
+            .chain(&quirks.patch_refuses)
             .find(|field| !matches!(field.as_str(), "url" | "events" | "secret" | "status"))
         {
-            tracing::debug!(field, "unknown field in patch_ignores");
+            tracing::debug!(field, "unknown field in patch_ignores or patch_refuses");
             return Err(QuirksError::Senseless(
-                "patch_ignores holds only url, events, secret and status",
+                "patch_ignores and patch_refuses hold only url, events, secret and status",
             ));
         }
         Ok(quirks)
@@ -373,11 +404,10 @@ mod tests {
             .unwrap_err();
         assert!(word.to_string().contains("299"), "{word}");
         assert!(Quirks::default().with(json!({"page_size": 0})).is_err());
-        assert!(
-            Quirks::default()
-                .with(json!({"patch_ignores": ["name"]}))
-                .is_err()
-        );
+        for fields in ["patch_ignores", "patch_refuses"] {
+            let change = json!({fields: ["name"]});
+            assert!(Quirks::default().with(change).is_err(), "{fields}");
+        }
         assert!(Quirks::default().with(json!([])).is_err());
     }
 

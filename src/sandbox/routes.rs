@@ -74,19 +74,36 @@ pub async fn partner(Extract(sandbox): Extract<Arc<Sandbox>>, request: Request) 
 async fn run(sandbox: Arc<Sandbox>, call: Call) -> Answer {
     let target = Target::of(&call.method, &call.path);
     let route = target.route();
+    let endpoint = format!("{} {}", call.method, call.path);
+    let flight = header(&call.headers, "idempotency-key").map(|key| format!("{endpoint}\n{key}"));
+    let claimed = flight
+        .as_ref()
+        .is_none_or(|flight| sandbox.look(|state| state.in_flight.insert(flight.clone())));
     let before =
         route.and_then(|route| sandbox.look(|state| state.faults.take(route, When::Before)));
     if let Some(Effect::Stall(stall)) = &before {
         sandbox.pause(Duration::from_millis(stall.stall_ms)).await;
     }
     let moment = Sandbox::moment();
-    let decided =
-        sandbox.change(|state| decide(state, &sandbox.credentials, &call, &target, before, moment));
+    let decided = sandbox.change(|state| {
+        decide(
+            state,
+            &sandbox.credentials,
+            &call,
+            &target,
+            before,
+            claimed,
+            moment,
+        )
+    });
     if route != Some(Route::List) {
         sandbox.saved().await;
     }
     if let Some(pause) = decided.pause {
         sandbox.pause(pause).await;
+    }
+    if let Some(flight) = flight.filter(|_| claimed) {
+        sandbox.look(|state| state.in_flight.remove(&flight));
     }
     decided.answer
 }
@@ -103,15 +120,19 @@ fn decide(
     call: &Call,
     target: &Target,
     before: Option<Effect>,
+    claimed: bool,
     moment: Moment,
 ) -> Decided {
     let request_id = format!("req_{:032x}", moment.random);
     let endpoint = format!("{} {}", call.method, call.path);
     let key = match (&call.method, state.quirks.idempotency) {
         (&Method::GET, _) | (_, IdempotencyMode::Ignored) => None,
-        (_, IdempotencyMode::Honoured | IdempotencyMode::CachesErrors) => {
-            header(&call.headers, "idempotency-key")
-        }
+        (
+            _,
+            IdempotencyMode::Honoured
+            | IdempotencyMode::CachesErrors
+            | IdempotencyMode::ConflictInFlight,
+        ) => header(&call.headers, "idempotency-key"),
     };
     let mut replayed = false;
     let mut pause = None;
@@ -148,6 +169,7 @@ fn decide(
                 call,
                 target,
                 key.map(|key| (endpoint.as_str(), key)),
+                claimed,
                 &mut replayed,
                 &request_id,
                 moment,
@@ -201,6 +223,7 @@ fn perform(
     call: &Call,
     target: &Target,
     key: Option<(&str, &str)>,
+    claimed: bool,
     replayed: &mut bool,
     request_id: &str,
     moment: Moment,
@@ -224,6 +247,13 @@ fn perform(
         })?;
     exists(state.quirks.collection, &call.path)?;
 
+    if !claimed && state.quirks.idempotency == IdempotencyMode::ConflictInFlight {
+        return Err(Refusal::new(
+            409,
+            "idempotency_conflict",
+            "a call under this Idempotency-Key has no answer yet",
+        ));
+    }
     if let Some((endpoint, key)) = key {
         match state
             .store
@@ -272,11 +302,15 @@ fn operate(
         Target::List => {
             let host = header(&call.headers, header::HOST.as_str()).unwrap_or("localhost");
             let here = format!("http://{host}{WEBHOOKS}");
+            if listing::is_first_page(&call.query) {
+                state.lists += 1;
+            }
             listing::answer(
                 &state.store.webhooks,
                 &state.quirks,
                 &call.query,
                 &here,
+                state.lists % 2 == 1,
                 moment,
             )
         }

@@ -1,6 +1,7 @@
 //! The whole state of a sandbox, and what deliveries do to it: who gets an event, what is sent, what an outcome
 //! changes. No clock and no socket here; the engine in `deliveries` has those.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -12,7 +13,7 @@ use super::catalogue;
 use super::envelope::{Envelope, Shot, shot, spelled};
 use super::faults::Faults;
 use super::ledger::{Ledger, What};
-use super::quirks::{Quirks, RetryBody};
+use super::quirks::{Quirks, RetryBody, WhileDisabled};
 use super::rate::{Bucket, Limit};
 use super::schedule;
 use super::store::{Moment, Store, Webhook, seconds, told_id};
@@ -25,6 +26,10 @@ pub struct State {
     pub faults: Faults,
     pub ledger: Ledger,
     pub bucket: Bucket,
+    /// How many lists were begun.
+    pub lists: u64,
+    /// Idempotency keys, with their endpoints, of calls that have no answer yet.
+    pub in_flight: HashSet<String>,
     time_scale: f64,
     limit: Limit,
 }
@@ -73,6 +78,8 @@ impl State {
             faults: Faults::default(),
             ledger: Ledger::default(),
             bucket: Bucket::default(),
+            lists: 0,
+            in_flight: HashSet::new(),
             time_scale,
             limit,
         }
@@ -114,16 +121,6 @@ impl State {
             .unwrap_or_else(|| seconds(moment.now));
         let mut ordered = Vec::new();
         for (webhook_id, active) in concerned {
-            if !active {
-                self.dropped(
-                    None,
-                    &webhook_id,
-                    Some(&emission.event),
-                    DISABLED,
-                    moment.now,
-                );
-                continue;
-            }
             let envelope = Envelope {
                 event: emission.event.clone(),
                 webhook_id: told_id(&webhook_id),
@@ -137,6 +134,10 @@ impl State {
                 is_test: emission.event == catalogue::TEST,
                 is_duplicate: false,
             };
+            if !active {
+                self.not_now(order, moment.now)?;
+                continue;
+            }
             let delivery_id = self.store.book.add(order, moment.now)?;
             ordered.push(Ordered {
                 delivery_id,
@@ -162,10 +163,6 @@ impl State {
             .and_then(|body| body.get("event")?.as_str().map(str::to_owned));
         let mut ordered = Vec::new();
         for _ in 0..copies {
-            if !self.is_active(webhook_id) {
-                self.dropped(None, webhook_id, event.as_deref(), DISABLED, now);
-                continue;
-            }
             let order = Order {
                 webhook_id: webhook_id.to_owned(),
                 event: event.clone(),
@@ -173,6 +170,10 @@ impl State {
                 is_test: false,
                 is_duplicate: false,
             };
+            if !self.is_active(webhook_id) {
+                self.not_now(order, now)?;
+                continue;
+            }
             let delivery_id = self.store.book.add(order, now)?;
             ordered.push(Ordered {
                 delivery_id,
@@ -180,6 +181,33 @@ impl State {
             });
         }
         Ok(ordered)
+    }
+
+    /// What becomes of a delivery to a webhook that is disabled.
+    fn not_now(&mut self, order: Order, now: Timestamp) -> Result<(), Full> {
+        match self.quirks.while_disabled {
+            WhileDisabled::Queue => self.store.book.hold(order),
+            WhileDisabled::Drop => {
+                self.dropped(
+                    None,
+                    &order.webhook_id,
+                    order.event.as_deref(),
+                    DISABLED,
+                    now,
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends what was kept for a webhook that is active now, all at once.
+    pub fn release(&mut self, webhook_id: &str, now: Timestamp) {
+        for order in self.store.book.unhold(webhook_id) {
+            let event = order.event.clone();
+            if let Err(Full) = self.store.book.add(order, now) {
+                self.dropped(None, webhook_id, event.as_deref(), "too many", now);
+            }
+        }
     }
 
     /// Ends the deliveries under way to a webhook that was deleted or is active no more.
@@ -191,6 +219,11 @@ impl State {
         };
         for number in self.store.book.pending_for(webhook_id) {
             self.give_up(number, reason, now);
+        }
+        if reason == DELETED {
+            for order in self.store.book.unhold(webhook_id) {
+                self.dropped(None, webhook_id, order.event.as_deref(), reason, now);
+            }
         }
     }
 

@@ -50,6 +50,19 @@ pub struct Webhook {
     pub failures: u32,
     /// When it was deleted; a deleted one is kept for those who look back.
     pub deleted_at: Option<Timestamp>,
+    /// What it was before its last change, for lists that lag behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<Earlier>,
+}
+
+/// What a webhook was before a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Earlier {
+    pub url: String,
+    pub events: Vec<String>,
+    pub status: String,
+    /// When it was changed.
+    pub until: Timestamp,
 }
 
 /// All webhooks in the order of their creation.
@@ -99,6 +112,47 @@ impl Webhook {
         })
     }
 
+    /// Keeps what it is, for lists that lag behind the change that is about to be made. What a list still shows stays.
+    pub fn changes(&mut self, quirks: &Quirks, now: Timestamp) {
+        if quirks.changes_listed_after_ms > 0 && self.still_listed(quirks, now).is_none() {
+            self.earlier = Some(Earlier {
+                url: self.url.clone(),
+                events: self.events.clone(),
+                status: self.status.clone(),
+                until: now,
+            });
+        }
+    }
+
+    fn still_listed(&self, quirks: &Quirks, now: Timestamp) -> Option<&Earlier> {
+        self.earlier.as_ref().filter(|earlier| {
+            quirks.changes_listed_after_ms > 0
+                && !is_after(earlier.until, quirks.changes_listed_after_ms, now)
+        })
+    }
+
+    /// As a list tells it, which may lag behind.
+    pub fn listed(&self, quirks: &Quirks, now: Timestamp) -> Value {
+        match self.still_listed(quirks, now) {
+            None => self.told(quirks),
+            Some(earlier) => {
+                let Earlier {
+                    url,
+                    events,
+                    status,
+                    until: _,
+                } = earlier.clone();
+                let then = Webhook {
+                    url,
+                    events,
+                    status,
+                    ..self.clone()
+                };
+                then.told(quirks)
+            }
+        }
+    }
+
     /// The url as it is told back.
     pub fn told_url(&self, quirks: &Quirks) -> String {
         match quirks.url_echo {
@@ -135,18 +189,20 @@ impl Webhook {
 
     /// Whether a list shows it at `now`.
     pub fn is_listed(&self, quirks: &Quirks, now: Timestamp) -> bool {
-        let after = |start: Timestamp, milliseconds: u64| {
-            start
-                .checked_add(Duration::from_millis(milliseconds))
-                .is_ok_and(|time| time <= now)
-        };
         match self.deleted_at {
-            None => after(self.created_at, quirks.create_visible_after_ms),
+            None => is_after(self.created_at, quirks.create_visible_after_ms, now),
             Some(deleted) => {
-                quirks.deleted_listed_for_ms > 0 && !after(deleted, quirks.deleted_listed_for_ms)
+                quirks.deleted_listed_for_ms > 0
+                    && !is_after(deleted, quirks.deleted_listed_for_ms, now)
             }
         }
     }
+}
+
+fn is_after(start: Timestamp, milliseconds: u64, now: Timestamp) -> bool {
+    start
+        .checked_add(Duration::from_millis(milliseconds))
+        .is_ok_and(|time| time <= now)
 }
 
 impl Webhooks {
@@ -246,6 +302,7 @@ pub mod samples {
             created_at: at(0),
             failures: 0,
             deleted_at: None,
+            earlier: None,
         }
     }
 
@@ -326,6 +383,23 @@ mod tests {
         assert_eq!(webhook.told(&quirks)["status"], "deleted");
         assert!(!webhook.is_listed(&quirks, at(300)));
         assert!(!webhook.is_listed(&Quirks::default(), at(200)));
+    }
+
+    #[test]
+    fn a_list_may_lag_behind_a_change() {
+        let mut webhook = webhook("w");
+        let quirks = Quirks {
+            changes_listed_after_ms: 100,
+            ..Quirks::default()
+        };
+        for (when, event) in [(0, "site.created"), (50, "site.disarmed")] {
+            webhook.changes(&quirks, at(when));
+            webhook.events = vec![event.to_owned()];
+        }
+        let listed = |now| webhook.listed(&quirks, at(now))["events"].clone();
+        assert_eq!(listed(99), json!(["alarm.triggered", "site.armed"]));
+        assert_eq!(listed(100), json!(["site.disarmed"]));
+        assert_eq!(webhook.told(&quirks)["events"], json!(["site.disarmed"]));
     }
 
     #[test]

@@ -230,3 +230,50 @@ async fn a_signature_may_be_written_otherwise() {
     }
     assert_eq!(receiver.signatures(), [2, 0]);
 }
+
+#[tokio::test]
+async fn a_second_call_under_a_key_that_has_no_answer_yet_may_be_a_conflict() {
+    let bench = bench().await;
+    bench.quirks(json!({"idempotency": "409_in_flight"})).await;
+    bench
+        .faults(json!([{"route": "create", "when": "before", "effect": {"stall_ms": 1500}, "times": 1}]))
+        .await;
+    let body = json!({"url": "https://a.example/", "events": ["site.armed"], "secret": SECRET});
+    let post = || {
+        let request = bench.partner(Method::POST, WEBHOOKS);
+        reply(request.header("idempotency-key", "k").json(&body))
+    };
+    let first = tokio::spawn(post());
+    until("the first call to be on its way", || async {
+        (bench.read("faults").await == json!([])).then_some(())
+    })
+    .await;
+    let second = post().await;
+    assert_eq!(
+        (second.status, &second.body["error"]["code"]),
+        (409, &json!("idempotency_conflict"))
+    );
+    let first = first.await.unwrap();
+    assert_eq!(first.status, 201);
+    let third = post().await;
+    assert_eq!((third.status, third.body), (201, first.body));
+}
+
+#[tokio::test]
+async fn events_may_wait_while_a_webhook_is_disabled_and_come_all_at_once() {
+    let bench = bench().await;
+    bench.quirks(json!({"while_disabled": "queue"})).await;
+    let receiver = Receiver::start(&[]).await;
+    let id = bench.made(&receiver.url, &["site.armed"]).await;
+    let path = format!("webhooks/{id}");
+    bench
+        .control(Method::PATCH, &path, json!({"status": "disabled"}))
+        .await;
+    for _ in 0..3 {
+        assert!(bench.emit("site.armed").await.is_empty());
+    }
+    assert_eq!(bench.read("deliveries").await, json!([]));
+    bench.patch(&id, json!({"status": "active"})).await;
+    assert_eq!(bench.settled().await.len(), 3);
+    assert_eq!(receiver.count(), 3);
+}
