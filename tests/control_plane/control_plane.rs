@@ -32,6 +32,8 @@ async fn main() -> ExitCode {
 async fn build() -> anyhow::Result<()> {
     let assets = tokio::task::spawn_blocking(assets::find).await??;
     println!("control plane: {}", assets.apiserver.display());
+    let kstatus = tokio::task::spawn_blocking(assets::kstatus).await??;
+    println!("kstatus: {}", kstatus.display());
     Ok(())
 }
 

@@ -1,7 +1,7 @@
-//! Where etcd, kube-apiserver, kube-controller-manager and kubectl come from.
+//! Where etcd, kube-apiserver, kube-controller-manager, kubectl and kstatus come from.
 //!
-//! From `KUBEBUILDER_ASSETS` where that is set, as everybody who uses setup-envtest has it. Otherwise they are built
-//! once from the pinned `control-plane/go.mod` into the user's cache folder. The folder's name is a hash of what they
+//! From `KUBEBUILDER_ASSETS` where that is set, as everybody who uses setup-envtest has it; but for kstatus, which is in
+//! none. Otherwise they are built once from a pinned `go.mod` into the user's cache folder. The folder's name is a hash of what they
 //! are built from, so a new pin gets a new folder and an old one is never taken for it.
 
 use std::fs::{self, File, TryLockError};
@@ -10,10 +10,17 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use sha2::{Digest, Sha256};
 
-use super::go_build;
+use super::go_build::{self, CONTROL_PLANE, KSTATUS, Recipe};
 
 const GO_MOD: &str = include_str!("control-plane/go.mod");
 const GO_SUM: &str = include_str!("control-plane/go.sum");
+
+/// Everything in the repository that kstatus is made of.
+const KSTATUS_SOURCES: [&str; 3] = [
+    include_str!("../kstatus/go.mod"),
+    include_str!("../kstatus/go.sum"),
+    include_str!("../kstatus/main.go"),
+];
 
 /// The programs of a control plane.
 #[derive(Clone, Debug)]
@@ -38,7 +45,7 @@ pub fn find() -> anyhow::Result<Assets> {
     }
     let dir = cache_dir()?;
     if !dir.is_dir() {
-        build(&dir)?;
+        build(&CONTROL_PLANE, &dir)?;
     }
     Ok(Assets {
         etcd: dir.join("etcd"),
@@ -48,11 +55,27 @@ pub fn find() -> anyhow::Result<Assets> {
     })
 }
 
-/// Where the built programs are, or will be.
+/// Finds kstatus, and builds it if nobody has yet. Blocks: a first build takes some ten seconds.
+///
+/// # Errors
+/// When Go is missing or fails.
+pub fn kstatus() -> anyhow::Result<PathBuf> {
+    let dir = cached("kstatus", &KSTATUS_SOURCES, &KSTATUS)?;
+    if !dir.is_dir() {
+        build(&KSTATUS, &dir)?;
+    }
+    Ok(dir.join("kstatus"))
+}
+
+/// Where the built programs of the control plane are, or will be.
 ///
 /// # Errors
 /// When the user has no cache folder.
 pub fn cache_dir() -> anyhow::Result<PathBuf> {
+    cached("control-plane", &[GO_MOD, GO_SUM], &CONTROL_PLANE)
+}
+
+fn cached(kind: &str, sources: &[&str], recipe: &Recipe) -> anyhow::Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let cache = match (set("XDG_CACHE_HOME"), set("HOME")) {
         (Some(cache), _) => PathBuf::from(cache),
@@ -60,12 +83,12 @@ pub fn cache_dir() -> anyhow::Result<PathBuf> {
         (None, None) => anyhow::bail!("neither XDG_CACHE_HOME nor HOME is set: set one of them"),
     };
     let mut hash = Sha256::new();
-    for part in [GO_MOD, GO_SUM, go_build::RECIPE] {
+    for part in sources.iter().chain([&recipe.text]) {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
     let name = data_encoding::HEXLOWER.encode(&hash.finalize()[..8]);
-    Ok(cache.join("chekt-operator/control-plane").join(name))
+    Ok(cache.join("chekt-operator").join(kind).join(name))
 }
 
 fn given(dir: &Path) -> anyhow::Result<Assets> {
@@ -99,14 +122,17 @@ fn given(dir: &Path) -> anyhow::Result<Assets> {
 }
 
 /// Builds into a folder beside the wanted one and renames it at the end: the wanted name never stands for half a build.
-fn build(dir: &Path) -> anyhow::Result<()> {
+fn build(recipe: &Recipe, dir: &Path) -> anyhow::Result<()> {
     let parent = dir.parent().context("the cache folder has no parent")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     let lock = File::create(dir.with_extension("lock"))?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            go_build::say("another run is building the control plane; waiting for it");
+            go_build::say(&format!(
+                "another run is building {}; waiting for it",
+                recipe.what
+            ));
             lock.lock()?;
         }
         Err(TryLockError::Error(error)) => return Err(error.into()),
@@ -120,11 +146,7 @@ fn build(dir: &Path) -> anyhow::Result<()> {
         fs::remove_dir_all(&partial)?;
     }
     fs::create_dir(&partial)?;
-    go_build::build_all(&module_dir(), &partial)?;
+    go_build::build_all(recipe, &partial)?;
     fs::rename(&partial, dir)?;
     Ok(())
-}
-
-fn module_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/harness/control-plane")
 }

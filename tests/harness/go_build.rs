@@ -1,4 +1,4 @@
-//! Builds the control plane's programs with Go and shows how far it is: a cold build takes minutes, and a silent
+//! Builds the programs that tests stand on with Go and shows how far it is: a cold build takes minutes, and a silent
 //! minute looks like a hang.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
@@ -16,42 +16,75 @@ use super::reaper;
 /// OpenAPI v2, which breaks `kubectl apply` and `kubectl explain` (measured).
 const TOOLCHAIN: &str = "go1.26.8";
 
-/// Without a version the server calls itself v0.0.0-master and refuses feature gates.
-const LDFLAGS: &str = "-s -w \
-    -X k8s.io/component-base/version.gitVersion=v1.37.2 \
-    -X k8s.io/component-base/version.gitMajor=1 \
-    -X k8s.io/component-base/version.gitMinor=37 \
-    -X k8s.io/component-base/version.gitTreeState=clean";
+/// A module of Go and the programs that are built from it.
+pub struct Recipe {
+    /// What it is, for the person who waits.
+    pub what: &'static str,
+    /// The folder of the module, below that of the repository.
+    pub module: &'static str,
+    /// The name of each program and its package.
+    pub programs: &'static [(&'static str, &'static str)],
+    /// For the linker.
+    pub ldflags: &'static str,
+    /// Everything beside the module's files that decides what comes out; part of the cache folder's name.
+    pub text: &'static str,
+}
 
-/// Everything beside go.mod and go.sum that decides what comes out; part of the cache folder's name.
-pub const RECIPE: &str = "1: go1.26, CGO_ENABLED=0, -trimpath, v1.37.2";
+/// etcd, the API server, the controllers for namespaces and garbage, and kubectl.
+pub const CONTROL_PLANE: Recipe = Recipe {
+    what: "the control plane",
+    module: "tests/harness/control-plane",
+    programs: &[
+        ("etcd", "go.etcd.io/etcd/server/v3"),
+        ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+        (
+            "kube-controller-manager",
+            "k8s.io/kubernetes/cmd/kube-controller-manager",
+        ),
+        ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    ],
+    // Without a version the server calls itself v0.0.0-master and refuses feature gates.
+    ldflags: "-s -w \
+        -X k8s.io/component-base/version.gitVersion=v1.37.2 \
+        -X k8s.io/component-base/version.gitMajor=1 \
+        -X k8s.io/component-base/version.gitMinor=37 \
+        -X k8s.io/component-base/version.gitTreeState=clean",
+    text: "1: go1.26, CGO_ENABLED=0, -trimpath, v1.37.2",
+};
 
-const PROGRAMS: [(&str, &str); 4] = [
-    ("etcd", "go.etcd.io/etcd/server/v3"),
-    ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
-    (
-        "kube-controller-manager",
-        "k8s.io/kubernetes/cmd/kube-controller-manager",
-    ),
-    ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
-];
+/// What Helm and Flux make of an object's status.
+pub const KSTATUS: Recipe = Recipe {
+    what: "kstatus",
+    module: "tests/kstatus",
+    programs: &[("kstatus", "kstatus")],
+    ldflags: "-s -w",
+    text: "1: go1.26, CGO_ENABLED=0, -trimpath",
+};
 
-/// Builds all programs of the module in `module` into `out`.
+/// Builds all programs of a recipe into `out`.
 ///
 /// # Errors
 /// When Go is missing or fails, with the end of what it said.
-pub fn build_all(module: &Path, out: &Path) -> anyhow::Result<()> {
+pub fn build_all(recipe: &Recipe, out: &Path) -> anyhow::Result<()> {
     let toolchain = toolchain()?;
     let start = Instant::now();
+    let Recipe {
+        what,
+        module,
+        programs,
+        ldflags,
+        text: _,
+    } = recipe;
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join(module);
     say(&format!(
-        "building the control plane for tests with Go (once; minutes on a new machine) into {}",
+        "building {what} for tests with Go (once; minutes on a new machine) into {}",
         out.with_extension("").display()
     ));
     let go = |args: &[&str]| {
         let mut command = Command::new("go");
         command
             .args(args)
-            .current_dir(module)
+            .current_dir(&module)
             .env("GOTOOLCHAIN", toolchain)
             .env("CGO_ENABLED", "0")
             .env("GOWORK", "off")
@@ -60,9 +93,9 @@ pub fn build_all(module: &Path, out: &Path) -> anyhow::Result<()> {
     };
     // Listing what is needed fetches what is missing, and tells of each module.
     let mut list = go(&["list", "-deps"]);
-    list.args(PROGRAMS.map(|(_, package)| package));
+    list.args(programs.iter().map(|(_, package)| package));
     run(list, &mut Meter::new("sources", "modules", None))?;
-    for (name, package) in PROGRAMS {
+    for (name, package) in *programs {
         let listed = go(&["list", "-deps", package])
             .output()
             .context("cannot run `go list`")?;
@@ -79,15 +112,12 @@ pub fn build_all(module: &Path, out: &Path) -> anyhow::Result<()> {
             "-trimpath",
             "-buildvcs=false",
             "-ldflags",
-            LDFLAGS,
+            ldflags,
         ]);
         build.arg("-o").arg(&target).arg(package);
         run(build, &mut Meter::new(name, "packages", Some(packages)))?;
     }
-    say(&format!(
-        "the control plane is built, {}",
-        spoken(start.elapsed())
-    ));
+    say(&format!("{what} is built, {}", spoken(start.elapsed())));
     Ok(())
 }
 

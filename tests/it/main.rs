@@ -24,6 +24,7 @@ mod hardness;
 mod journal;
 mod keyrings;
 mod kill;
+mod kstatus;
 mod leadership;
 mod links;
 mod needs;
