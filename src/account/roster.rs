@@ -4,7 +4,7 @@
 //! after that moment is younger than the list and stays. And because CHeKT may show a write only some seconds
 //! later, our own definite writes are believed over a list for one settle time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crate::resources::remote::{RemoteWebhook, SETTLE, canonical};
@@ -14,8 +14,22 @@ use crate::resources::remote::{RemoteWebhook, SETTLE, canonical};
 pub struct Listing {
     /// Everything it showed.
     pub webhooks: Vec<RemoteWebhook>,
-    /// Whether it is certain that there is nothing else.
-    pub complete: bool,
+    /// How much of what there is that is.
+    pub extent: Extent,
+}
+
+/// How much of what there is a list showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it, as of one moment.
+    Whole,
+    /// All of it, page by page: if somebody else deleted one meanwhile, another one that moved up to a page which had been
+    /// read already was on none.
+    Paged,
+    /// A round number, and no other page to be had: all of it, or what fits on a page of a server that does not say so.
+    Unpaged,
+    /// There is more, and no way to it.
+    Part,
 }
 
 #[derive(Clone, Debug)]
@@ -31,6 +45,8 @@ struct Entry {
 pub struct Roster {
     entries: BTreeMap<String, Entry>,
     removed: BTreeMap<String, Instant>,
+    /// Entries that the last lists did not show, which were no proof.
+    doubted: BTreeMap<String, Instant>,
     missing: BTreeMap<String, Instant>,
     first: Option<Instant>,
     last: Option<(Instant, bool)>,
@@ -58,6 +74,10 @@ impl Entry {
 
 impl Roster {
     /// Takes in a list that began at `began`.
+    ///
+    /// One that was read page by page takes an entry away only with a second one, a settle time later. And one that may
+    /// have been cut in silence was cut, if it lacks what CHeKT has confirmed to us and no list has shown since: it is
+    /// no complete one then.
     pub fn listed(&mut self, listing: Listing, began: Instant) -> Changes {
         let mut changes = Changes::default();
         let believed = |at: Instant| at + SETTLE > began;
@@ -68,6 +88,12 @@ impl Roster {
                 fresh.insert(webhook.id.clone(), Entry::new(webhook, None));
             }
         }
+        let shown: BTreeSet<String> = fresh.keys().cloned().collect();
+        let complete = listing.extent != Extent::Part
+            && !(listing.extent == Extent::Unpaged
+                && self.entries.iter().any(|(id, old)| {
+                    !fresh.contains_key(id) && old.written.is_some_and(|at| !believed(at))
+                }));
         for (id, old) in &self.entries {
             if old.written.is_some_and(believed) {
                 fresh.insert(id.clone(), old.clone());
@@ -76,7 +102,16 @@ impl Roster {
             match fresh.get(id) {
                 Some(new) if new.webhook == old.webhook => {}
                 Some(new) => changes.note(id, &[&old.webhook.url, &new.webhook.url]),
-                None if listing.complete => changes.note(id, &[&old.webhook.url]),
+                None if complete => {
+                    let since = *self.doubted.get(id).unwrap_or(&began);
+                    if listing.extent == Extent::Paged && began < since + SETTLE {
+                        self.doubted.insert(id.clone(), since);
+                        fresh.insert(id.clone(), old.clone());
+                        continue;
+                    }
+                    self.missing.insert(id.clone(), since);
+                    changes.note(id, &[&old.webhook.url]);
+                }
                 None => {
                     fresh.insert(id.clone(), old.clone());
                 }
@@ -87,21 +122,21 @@ impl Roster {
                 changes.note(id, &[&new.webhook.url]);
             }
         }
-        if listing.complete {
-            for id in self.entries.keys().filter(|id| !fresh.contains_key(*id)) {
-                self.missing.entry(id.clone()).or_insert(began);
-            }
+        if complete {
             self.first.get_or_insert(began);
         }
+        self.doubted
+            .retain(|id, _| fresh.contains_key(id) && !shown.contains(id));
         self.missing.retain(|id, _| !fresh.contains_key(id));
         self.entries = fresh;
-        self.last = Some((began, listing.complete));
+        self.last = Some((began, complete));
         changes
     }
 
     /// Takes in what CHeKT answered to a write of ours.
     pub fn wrote(&mut self, webhook: RemoteWebhook, at: Instant) {
         self.removed.remove(&webhook.id);
+        self.doubted.remove(&webhook.id);
         self.missing.remove(&webhook.id);
         self.entries
             .insert(webhook.id.clone(), Entry::new(webhook, Some(at)));
@@ -110,6 +145,7 @@ impl Roster {
     /// Takes in that CHeKT confirmed a deletion.
     pub fn removed(&mut self, id: &str, at: Instant) {
         self.entries.remove(id);
+        self.doubted.remove(id);
         self.missing.remove(id);
         self.removed.insert(id.to_owned(), at);
     }
@@ -117,6 +153,7 @@ impl Roster {
     /// Takes in that CHeKT knows nothing of an id that a list has shown. Only the next lists tell for certain.
     pub fn vanished(&mut self, id: &str, at: Instant) {
         self.entries.remove(id);
+        self.doubted.remove(id);
         self.missing.insert(id.to_owned(), at);
     }
 
@@ -187,7 +224,14 @@ mod tests {
     fn complete(webhooks: &[RemoteWebhook]) -> Listing {
         Listing {
             webhooks: webhooks.to_vec(),
-            complete: true,
+            extent: Extent::Whole,
+        }
+    }
+
+    fn list_of(extent: Extent, webhooks: &[RemoteWebhook]) -> Listing {
+        Listing {
+            extent,
+            ..complete(webhooks)
         }
     }
 
@@ -226,15 +270,50 @@ mod tests {
         let start = Instant::now();
         let mut roster = Roster::default();
         roster.listed(complete(&[webhook("a", "https://a")]), start);
-        roster.listed(
-            Listing {
-                webhooks: vec![],
-                complete: false,
-            },
-            start + SETTLE,
-        );
+        roster.listed(list_of(Extent::Part, &[]), start + SETTLE);
         assert!(roster.get("a").is_some());
         assert_eq!(roster.complete_since(), None);
+    }
+
+    #[test]
+    fn one_list_in_pages_takes_nothing_away_and_a_second_one_does() {
+        let start = Instant::now();
+        let (a, b) = (webhook("a", "https://a"), webhook("b", "https://b"));
+        let mut roster = Roster::default();
+        let both = list_of(Extent::Paged, &[a.clone(), b.clone()]);
+        let one = list_of(Extent::Paged, &[a]);
+        roster.listed(both.clone(), start);
+        // Somebody else deleted another one while the pages were read, and b was on none of them.
+        assert_eq!(roster.listed(one.clone(), start + S), Changes::default());
+        assert!(roster.get("b").is_some() && roster.absent_since("b").is_none());
+        roster.listed(both, start + 2 * S);
+        // Seen again: the doubt begins anew.
+        roster.listed(one.clone(), start + 3 * S);
+        roster.listed(one.clone(), start + SETTLE + S);
+        assert!(roster.get("b").is_some());
+        let changes = roster.listed(one, start + SETTLE + 3 * S);
+        assert_eq!(changes.ids, ["b"]);
+        assert_eq!(roster.absent_since("b"), Some(start + 3 * S));
+    }
+
+    #[test]
+    fn a_round_list_that_lacks_what_chekt_has_confirmed_was_cut() {
+        let start = Instant::now();
+        let (a, b) = (webhook("a", "https://a"), webhook("b", "https://b"));
+        let mut roster = Roster::default();
+        let cut = || list_of(Extent::Unpaged, std::slice::from_ref(&a));
+        roster.listed(cut(), start);
+        assert_eq!(roster.complete_since(), Some(start));
+        roster.wrote(b.clone(), start);
+        let later = start + SETTLE + S;
+        roster.listed(cut(), later);
+        assert_eq!(roster.complete_since(), None);
+        assert!(roster.get("b").is_some());
+        // Shown once, it may go like any other.
+        roster.listed(list_of(Extent::Unpaged, &[a.clone(), b]), later + S);
+        roster.listed(cut(), later + 2 * S);
+        assert_eq!(roster.complete_since(), Some(later + 2 * S));
+        assert_eq!(roster.absent_since("b"), Some(later + 2 * S));
     }
 
     #[test]

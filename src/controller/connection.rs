@@ -173,8 +173,11 @@ impl Connection {
         self.metrics.lists.inc();
         match self.client.list().await {
             Ok(listing) => {
-                let complete = listing.complete;
-                let changes = self.roster().listed(listing, began);
+                let (changes, complete) = {
+                    let mut roster = self.roster();
+                    let changes = roster.listed(listing, began);
+                    (changes, roster.complete_since() == Some(began))
+                };
                 *last_failure = None;
                 self.listed(complete);
                 if changes != Changes::default() {
@@ -183,7 +186,7 @@ impl Connection {
                 if complete {
                     return Ok(());
                 }
-                let detail = "the list says that there is more and not where";
+                let detail = "the list is not whole";
                 let error = PartnerError::new(Kind::Unreadable, false, detail);
                 *last_failure = Some((began, error.clone()));
                 Err(error)
@@ -263,7 +266,7 @@ impl Connection {
             let mut health = self.health();
             let incomplete = (!complete).then(|| Problem {
                 reason: Reason::ListIncomplete,
-                message: "CHeKT's list of webhooks says that there is more and not where, so nothing can be created or removed safely: tell CHeKT's support".to_owned(),
+                message: "CHeKT's list of webhooks is not whole: it says that there is more and not where, or lacks one that CHeKT has confirmed. So nothing can be created or removed safely: tell CHeKT's support".to_owned(),
             });
             let news = health.problem != incomplete || !health.listed;
             // Only a look that failed before says that nothing else could have succeeded meanwhile.

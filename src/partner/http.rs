@@ -23,7 +23,7 @@ use super::fault::{Kind, PartnerError, cause};
 use super::token::{Credentials, TokenSource};
 use super::wire::{self, Next};
 use crate::account::budget::Budget;
-use crate::account::roster::Listing;
+use crate::account::roster::{Extent, Listing};
 use crate::account::turns::{self, Asker, Turn, Turns, Urgency};
 use crate::delivery::retry;
 use crate::leadership::fence::{Fence, NotLeading};
@@ -159,10 +159,25 @@ impl PartnerClient {
     /// # Errors
     /// [`PartnerError`]; an answer that cannot be read is [`Kind::Unreadable`] and never an empty list.
     pub async fn list(&self) -> Result<Listing, PartnerError> {
+        // Read once more if somebody was at work meanwhile, and no more: where somebody always is, it would never end.
+        match self.walk(true).await? {
+            Some(listing) => Ok(listing),
+            None => Ok(self.walk(false).await?.unwrap_or(Listing {
+                webhooks: Vec::new(),
+                extent: Extent::Part,
+            })),
+        }
+    }
+
+    /// Walks through all pages. `None`, where that is asked for: the total went down on the way, so one webhook may have
+    /// moved up to a page that had been read already.
+    async fn walk(&self, stops_if_disturbed: bool) -> Result<Option<Listing>, PartnerError> {
         let mut webhooks: Vec<RemoteWebhook> = Vec::new();
         let mut target = self.collection.clone();
         let mut number = 1;
         let mut asked = false;
+        let mut total: Option<u64> = None;
+        let mut extent = Extent::Whole;
         for _ in 0..MOST_PAGES {
             self.turn_to_look().await;
             let answer = match self.call(Method::GET, &target, true, None, None).await {
@@ -174,10 +189,8 @@ impl PartnerClient {
                             Kind::Rejected | Kind::Missing | Kind::NoWebhooksApi
                         ) =>
                 {
-                    return Ok(Listing {
-                        webhooks,
-                        complete: true,
-                    });
+                    let extent = Extent::Unpaged;
+                    return Ok(Some(Listing { webhooks, extent }));
                 }
                 answer => answer?,
             };
@@ -190,7 +203,12 @@ impl PartnerClient {
                         format!("the list cannot be read: {e}"),
                     )
                 })?;
+            if stops_if_disturbed && page.total.zip(total).is_some_and(|(now, then)| now < then) {
+                return Ok(None);
+            }
+            total = page.total.or(total);
             let before = webhooks.len();
+            let is_empty = page.webhooks.is_empty();
             for webhook in page.webhooks {
                 if !webhooks.iter().any(|w| w.id == webhook.id) {
                     webhooks.push(webhook);
@@ -198,12 +216,7 @@ impl PartnerClient {
             }
             let news = webhooks.len() > before;
             match page.next {
-                Next::Unreachable => {
-                    return Ok(Listing {
-                        webhooks,
-                        complete: false,
-                    });
-                }
+                Next::Unreachable => break,
                 // A round number of webhooks and no word of pages: the list may have been cut. Ask once.
                 Next::Unsaid if news && (asked || looks_cut(webhooks.len())) => {
                     asked = true;
@@ -211,18 +224,15 @@ impl PartnerClient {
                     target = self.page(number);
                 }
                 Next::Nothing | Next::Unsaid => {
-                    return Ok(Listing {
-                        webhooks,
-                        complete: true,
-                    });
+                    let extent = if asked && !is_empty {
+                        Extent::Unpaged
+                    } else {
+                        extent
+                    };
+                    return Ok(Some(Listing { webhooks, extent }));
                 }
                 // More is promised and nothing new comes: this goes round in a circle.
-                _ if !news => {
-                    return Ok(Listing {
-                        webhooks,
-                        complete: false,
-                    });
-                }
+                _ if !news => break,
                 Next::Page(n) => {
                     number = n;
                     target = self.page(number);
@@ -237,11 +247,12 @@ impl PartnerClient {
                     target = url;
                 }
             }
+            extent = Extent::Paged;
         }
-        Ok(Listing {
+        Ok(Some(Listing {
             webhooks,
-            complete: false,
-        })
+            extent: Extent::Part,
+        }))
     }
 
     /// Creates a webhook. `None`: CHeKT says that it did, and not what.

@@ -47,6 +47,8 @@ pub struct Page {
     pub webhooks: Vec<RemoteWebhook>,
     /// What follows it.
     pub next: Next,
+    /// How many webhooks there are in all, where the answer says so.
+    pub total: Option<u64>,
 }
 
 /// Reads one webhook: bare, or under `data` or `webhook`.
@@ -100,7 +102,12 @@ pub fn page(
         seen + webhooks.len(),
         webhooks.len(),
     );
-    Ok(Page { webhooks, next })
+    let total = find(&value, &["total_count", "total"]).and_then(Value::as_u64);
+    Ok(Page {
+        webhooks,
+        next,
+        total,
+    })
 }
 
 fn next(
@@ -114,19 +121,7 @@ fn next(
     if let Some(next) = link.and_then(|l| next_link(l, base)) {
         return next;
     }
-    let places = [
-        value,
-        &value["meta"],
-        &value["pagination"],
-        &value["data"],
-        &value["data"]["meta"],
-    ];
-    let find = |names: &[&str]| -> Option<&Value> {
-        places
-            .iter()
-            .find_map(|place| names.iter().find_map(|n| place.get(n)))
-            .filter(|v| !v.is_null())
-    };
+    let find = |names: &[&str]| find(value, names);
     if let Some(cursor) = find(&["next_cursor"])
         .and_then(Value::as_str)
         .filter(|c| !c.is_empty())
@@ -134,7 +129,7 @@ fn next(
         return Next::Cursor(cursor.to_owned());
     }
     let mut said = link.is_some()
-        || places
+        || places(value)
             .iter()
             .any(|place| place.get("next_cursor").is_some());
     if let Some(page) = find(&["next_page"]).and_then(Value::as_u64) {
@@ -163,6 +158,24 @@ fn next(
         said = true;
     }
     if said { Next::Nothing } else { Next::Unsaid }
+}
+
+/// Where an answer may tell of pages.
+fn places(value: &Value) -> [&Value; 5] {
+    [
+        value,
+        &value["meta"],
+        &value["pagination"],
+        &value["data"],
+        &value["data"]["meta"],
+    ]
+}
+
+fn find<'a>(value: &'a Value, names: &[&str]) -> Option<&'a Value> {
+    places(value)
+        .iter()
+        .find_map(|place| names.iter().find_map(|n| place.get(n)))
+        .filter(|v| !v.is_null())
 }
 
 /// The target of `rel="next"` in a `Link` header. Another host is not asked: it would be sent our token.
