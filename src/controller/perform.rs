@@ -265,7 +265,7 @@ async fn patch(
         reactivate,
     } = change;
     if *reactivate {
-        memory.recovery = Some((Act::Patched, context.clock.now()));
+        memory.recovery = Some((Act::Asked, context.clock.now()));
     }
     let secret = new_key.as_ref().map(|(_, secret)| secret.clone());
     let fields = Fields {
@@ -281,6 +281,9 @@ async fn patch(
         .await?;
     memory.answered();
     memory.patched(world.generation, context.clock.now());
+    if *reactivate {
+        memory.recovery = Some((Act::Patched, context.clock.now()));
+    }
     memory.webhook_id = Some(id.to_owned());
     if let Some((key_id, _)) = new_key {
         memory.asserted = Some(key_id.clone());

@@ -44,7 +44,9 @@ pub struct Attempted {
 /// What was done to switch a webhook on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Its state was PATCHed.
+    /// A PATCH of its state was sent and no answer came, or none that says anything of it.
+    Asked,
+    /// Its state was PATCHed, or CHeKT refused to.
     Patched,
     /// It was deleted, to be created anew.
     Deleted,
@@ -75,7 +77,7 @@ pub fn recover(world: &World) -> Option<Step> {
         return None;
     }
     let cooldown = cooldown(&world.spec.recovery.cooldown);
-    match world.memory.recovery {
+    match world.memory.recovery.filter(|a| a.act != Act::Asked) {
         Some(attempted) if attempted.ago < cooldown => Some(rest(
             Because::InSync,
             Some(cooldown.saturating_sub(attempted.ago)),
@@ -102,7 +104,8 @@ pub fn recover(world: &World) -> Option<Step> {
 /// Whether the webhook has just been switched on again and nothing has proved it yet.
 #[must_use]
 pub fn is_to_be_proved(world: &World, target: &RemoteWebhook) -> bool {
-    state(target) == State::Active && world.memory.recovery.is_some_and(|a| a.act == Act::Patched)
+    let switched = |act| matches!(act, Act::Asked | Act::Patched);
+    state(target) == State::Active && world.memory.recovery.is_some_and(|a| switched(a.act))
 }
 
 /// The last outage, as the status is to tell it: it begins when a state is first seen to be off, and ends when it
