@@ -28,6 +28,10 @@ use crate::webhook::world::{Attempt, Refusal, Test, World};
 /// How soon a webhook looks again by itself after a list that failed. Whoever lists next wakes it if that is news.
 const LIST_AGAIN: Duration = Duration::from_secs(2);
 
+/// How many failures in a row a write goes on under its own number before a 5xx makes it take a new one. Until then, one
+/// of them that lands late after all is the same write.
+const KEPT: u32 = 2;
+
 /// What a step changed of what the pass holds in its hands.
 pub enum Performed {
     /// The object, as the API server answered.
@@ -418,13 +422,17 @@ async fn settle(
     tracing::warn!(namespace, name = webhook_name, step = name(step), unclear = error.unclear, error = %error.detail, "CHeKT did not do it");
     if error.unclear {
         memory.unclear_at = Some(now);
-    } else {
+    }
+    // What answers 5xx again and again may be answering from what it keeps under our key, for a day.
+    let is_kept = error.kind == Kind::Server && memory.failures >= KEPT;
+    if !error.unclear || is_kept {
         memory.attempt = Attempt::Used;
     }
     match error.kind {
         Kind::Credentials | Kind::NoWebhooksApi => connection.failed(&error),
         // Whether it may be switched on says nothing of the rest of it; the cooldown decides what is tried next.
         Kind::Rejected | Kind::Forbidden if matches!(step, Step::Patch(_, _, Why::SwitchedOff)) => {
+            memory.recovery = Some((Act::Patched, now));
         }
         Kind::Rejected | Kind::Forbidden => {
             let key_id = match step {
