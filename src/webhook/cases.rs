@@ -716,7 +716,7 @@ fn a_webhook_that_is_on_again_is_proved_by_a_test_delivery_once() {
             w.memory.recovery = Some(Attempted { ago: SETTLE, act });
         })
     };
-    for act in [Act::Patched, Act::Asked] {
+    for act in [Act::Patched, Act::Asked, Act::Deleted] {
         let note = Step::Keyring(KeyringChange::NoteTest, Why::NotProvedAgain);
         assert_eq!(plan(&on_again(act)), note);
     }

@@ -101,10 +101,10 @@ pub fn recover(world: &World) -> Option<Step> {
     }
 }
 
-/// Whether the webhook has just been switched on again and nothing has proved it yet.
+/// Whether the webhook has just been switched on again, or made anew for it, and nothing has proved it yet.
 #[must_use]
 pub fn is_to_be_proved(world: &World, target: &RemoteWebhook) -> bool {
-    let switched = |act| matches!(act, Act::Asked | Act::Patched);
+    let switched = |act| matches!(act, Act::Asked | Act::Patched | Act::Deleted);
     state(target) == State::Active && world.memory.recovery.is_some_and(|a| switched(a.act))
 }
 
