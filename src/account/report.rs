@@ -30,6 +30,24 @@ impl Problem {
     }
 }
 
+/// What an account says that is being deleted and still used. `names`: some of the webhooks, of so many in all; `problem`:
+/// what else is wrong with it.
+#[must_use]
+pub fn still_used(names: &[String], in_all: usize, problem: Option<&Problem>) -> Problem {
+    let some = names.join(", ");
+    let more = if in_all > names.len() { ", ..." } else { "" };
+    let mut message = format!(
+        "The account is being deleted and goes once no webhook is with it: delete {some}{more} ({in_all} in all)"
+    );
+    if let Some(problem) = problem {
+        message.push_str(&format!(". Beside that: {}", problem.message));
+    }
+    Problem {
+        reason: Reason::StillUsed,
+        message,
+    }
+}
+
 /// The status of an account. `orphans` is left out: who lets go of a webhook writes it ([`super::orphans`]).
 #[must_use]
 pub fn report(
@@ -84,6 +102,23 @@ mod tests {
         let now = Timestamp::from_second(1).unwrap();
         let status = report(&ChektAccountStatus::default(), 1, Some(&problem), None, now);
         status.conditions.into_iter().map(|c| c.type_).collect()
+    }
+
+    #[test]
+    fn an_account_that_is_still_used_names_some_webhooks_and_what_else_is_wrong() {
+        let names = ["a/b".to_owned(), "a/c".to_owned()];
+        let used = still_used(&names, 2, None);
+        assert_eq!(used.reason, Reason::StillUsed);
+        assert!(used.message.ends_with("delete a/b, a/c (2 in all)"));
+        let no_secret = Problem {
+            reason: Reason::SecretNotFound,
+            message: "no Secret".to_owned(),
+        };
+        let used = still_used(&names, 7, Some(&no_secret));
+        assert!(
+            used.message
+                .ends_with("a/c, ... (7 in all). Beside that: no Secret")
+        );
     }
 
     #[test]

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 
 use super::error::{ClusterError, within};
 use crate::resources::account::AccountName;
-use crate::resources::keyring::{ACCOUNT, Keyring, KeyringError};
+use crate::resources::keyring::{
+    ACCOUNT, Keyring, KeyringError, LABEL, WEBHOOK_NAME, WEBHOOK_NAMESPACE, WEBHOOK_UID,
+    WebhookIdentity,
+};
 
 /// How long one call may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -135,6 +138,28 @@ pub async fn keyring(secrets: &Api<Secret>, uid: &str) -> Result<Option<StoredKe
         account,
         resource_version: secret.metadata.resource_version,
     }))
+}
+
+/// Whose keyrings name an account. Only their metadata is read.
+///
+/// # Errors
+/// [`ClusterError`].
+pub async fn keyrings_of(
+    secrets: &Api<Secret>,
+    account: &AccountName,
+) -> Result<Vec<WebhookIdentity>, ClusterError> {
+    let labelled = ListParams::default().labels(LABEL);
+    let all = within(DEADLINE, secrets.list_metadata(&labelled)).await?;
+    let account = account.to_string();
+    let of_account = all.items.into_iter().filter_map(|secret| {
+        let text = |name: &str| secret.annotations().get(name).cloned();
+        (text(ACCOUNT)? == account).then_some(WebhookIdentity {
+            namespace: text(WEBHOOK_NAMESPACE)?,
+            name: text(WEBHOOK_NAME)?,
+            uid: text(WEBHOOK_UID)?,
+        })
+    });
+    Ok(of_account.collect())
 }
 
 /// Writes a keyring and the account that its requests are sent to: creates it, or replaces the one that was read.

@@ -11,28 +11,33 @@ use serde_json::json;
 
 use super::error::{ClusterError, within};
 use crate::resources::account::Orphan;
-use crate::resources::{CONTROLLER_MANAGER, ChektAccount, FINALIZER, ORPHANS_MANAGER};
+use crate::resources::{CONTROLLER_MANAGER, ChektAccount, ORPHANS_MANAGER};
 
 /// How long one call may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Puts our finalizer on an object, or takes it off. The resource version goes along, so that a finalizer that
+/// Puts a finalizer of ours on an object, or takes it off. The resource version goes along, so that a finalizer that
 /// somebody else writes at the same moment is not lost.
 ///
 /// # Errors
 /// [`ClusterError::Conflict`] when the object has changed since; [`ClusterError::NotFound`] when it is gone.
-pub async fn finalizer<K>(api: &Api<K>, object: &K, wanted: bool) -> Result<K, ClusterError>
+pub async fn finalizer<K>(
+    api: &Api<K>,
+    object: &K,
+    finalizer: &str,
+    wanted: bool,
+) -> Result<K, ClusterError>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
     let mut finalizers: Vec<String> = object
         .finalizers()
         .iter()
-        .filter(|f| *f != FINALIZER)
+        .filter(|f| *f != finalizer)
         .cloned()
         .collect();
     if wanted {
-        finalizers.push(FINALIZER.to_owned());
+        finalizers.push(finalizer.to_owned());
     }
     let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": finalizers}});
     let parameters = PatchParams {

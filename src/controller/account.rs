@@ -14,9 +14,9 @@ use zeroize::Zeroizing;
 
 use super::connection::{Connection, Wake};
 use super::context::{Context, Slot};
-use super::orphans;
+use super::{holds, orphans};
 use crate::account::budget::Budget;
-use crate::account::report::{Problem, report};
+use crate::account::report::{Problem, report, still_used};
 use crate::cluster::secrets::{self, ValueError};
 use crate::cluster::{ClusterError, write};
 use crate::ops::clock::Clock;
@@ -95,6 +95,13 @@ async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, Clust
             (connection.problem(), counts, again)
         }
     };
+    let users = holds::users(context, &key, account).await?;
+    let problem = match &users {
+        Some(users) if account.meta().deletion_timestamp.is_some() => {
+            Some(still_used(&users.some, users.in_all, problem.as_ref()))
+        }
+        Some(_) | None => problem,
+    };
     let old = ChektAccountStatus {
         orphans: Vec::new(),
         ..account.status.clone().unwrap_or_default()
@@ -112,6 +119,7 @@ async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, Clust
         let api: Api<ChektAccount> = Api::namespaced(context.client.clone(), &key.namespace);
         account = write::status(&api, &account, &status, CONTROLLER_MANAGER).await?;
     }
+    holds::keep(context, &key, &account, users.is_some()).await?;
     if let Slot::Connected(connection) = &slot {
         orphans::tidy(context, &key, &account, connection).await?;
     }

@@ -118,6 +118,14 @@ pub struct Settings {
     pub election: Option<ElectionSettings>,
 }
 
+impl Settings {
+    /// Whether the webhooks and accounts of a namespace are looked after.
+    #[must_use]
+    pub fn looks_after(&self, namespace: &str) -> bool {
+        self.watch_namespaces.is_empty() || self.watch_namespaces.iter().any(|n| n == namespace)
+    }
+}
+
 /// How the leader is elected.
 #[derive(Clone, Debug)]
 pub struct ElectionSettings {

@@ -38,6 +38,8 @@ pub enum Wake {
     Concerned(AccountName, Changes),
     /// Every webhook of the account, and the account itself.
     Everyone(AccountName),
+    /// The account itself.
+    Account(AccountName),
     /// The webhooks of these namespaces that use an account of another one.
     Guests(HashSet<String>),
     /// The webhook whose turn it is.

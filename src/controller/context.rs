@@ -15,6 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::args::Settings;
 use super::connection::{Connection, Wake};
 use super::definition::Definition;
+use super::holds::Holds;
 use super::memory::Remembered;
 use super::metrics::Metrics;
 use super::namespaces::Namespaces;
@@ -52,6 +53,8 @@ pub struct Context {
     pub wake: UnboundedSender<Wake>,
     /// Whether the definition of `ChektWebhook` is being deleted.
     pub definition: Definition,
+    /// Who holds which account.
+    pub holds: Holds,
     /// Held by whoever changes a record of orphans, so that passes do not run into each other's versions.
     pub orphans: AsyncMutex<()>,
     connections: Mutex<HashMap<AccountName, Slot>>,
@@ -137,6 +140,7 @@ impl Context {
             clock,
             wake,
             definition: Definition::default(),
+            holds: Holds::default(),
             orphans: AsyncMutex::default(),
             connections,
             allowed,
@@ -187,6 +191,7 @@ impl Context {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(uid);
+        self.holds.forget(uid);
     }
 
     /// Notes whom an account allows. Returns whether that is news.

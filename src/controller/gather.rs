@@ -11,6 +11,7 @@ use kube::{Resource, ResourceExt};
 
 use super::connection::Connection;
 use super::context::{Context, Known, Slot};
+use super::holds;
 use super::memory::Remembered;
 use crate::account::orphans;
 use crate::account::tenancy::{self, Permission};
@@ -111,6 +112,7 @@ pub fn gather(
         loss,
     } = account(context, &chosen, bound, &namespace, deleting);
     let account_name = bound.unwrap_or(&chosen).clone();
+    let account_held = holds::is_held(context, &account_name, &uid, bound.is_some());
     let status = webhook.status.clone().unwrap_or_default();
     let recorded_id = memory
         .webhook_id
@@ -168,6 +170,7 @@ pub fn gather(
         url,
         account_name,
         account,
+        account_held,
         secret,
         keyring: stored.map(|s| s.keyring.clone()),
         recorded_id,
@@ -236,6 +239,14 @@ fn account(
         connection: None,
         loss,
     };
+    if let Known::There(account) = &known
+        && account.meta().deletion_timestamp.is_some()
+        && bound.is_none()
+        && !deleting
+    {
+        let message = not_ready("it is being deleted, so name another one in spec.accountRef");
+        return without(message, None);
+    }
     let slot = context.slot(key);
     let last = slot.as_ref().and_then(Slot::last_connection);
     match (known, &slot, last) {

@@ -14,6 +14,7 @@ pub mod connection;
 pub mod context;
 pub mod definition;
 pub mod gather;
+pub mod holds;
 pub mod leader;
 pub mod memory;
 pub mod metrics;

@@ -13,13 +13,13 @@ use super::context::Context;
 use super::gather::{Gathered, PassError};
 use super::memory::Remembered;
 use super::metrics::StepLabels;
-use super::{orphans, transitions};
+use super::{holds, orphans, transitions};
 use crate::cluster::secrets::{self, StoredKeyring};
 use crate::cluster::{ClusterError, write};
 use crate::partner::fault::{Kind, PartnerError};
 use crate::partner::http::Fields;
-use crate::resources::ChektWebhook;
 use crate::resources::account::{Orphan, OrphanReason};
+use crate::resources::{ChektWebhook, FINALIZER};
 use crate::webhook::health::Act;
 use crate::webhook::rotation::{self, Entropy};
 use crate::webhook::step::{Change, Draft, KeyringChange, Left, Step, Why};
@@ -70,15 +70,19 @@ pub async fn perform(
     match step {
         Step::Rest(_) => Ok(Performed::Remote),
         Step::AddFinalizer(_) => {
-            let object = write::finalizer(&api, webhook, true).await?;
+            let object = write::finalizer(&api, webhook, FINALIZER, true).await?;
             Ok(Performed::Object(Box::new(object)))
         }
         Step::ReleaseFinalizer(why) => {
             tracing::info!(namespace = %world.webhook.namespace, name = %world.webhook.name, why = why.text(), "webhook released");
-            match write::finalizer(&api, webhook, false).await {
+            match write::finalizer(&api, webhook, FINALIZER, false).await {
                 Ok(_) | Err(ClusterError::NotFound(_)) => Ok(Performed::Gone),
                 Err(error) => Err(error.into()),
             }
+        }
+        Step::HoldAccount(_) => {
+            holds::hold(context, &world.account_name, &world.webhook.uid).await?;
+            Ok(Performed::Remote)
         }
         Step::Keyring(change, _) => keyring(context, gathered, *change, memory).await,
         Step::LookAtDefinition(_) => {
@@ -484,6 +488,7 @@ fn key(world: &World, verb: &str) -> String {
 pub fn name(step: &Step) -> &'static str {
     match step {
         Step::AddFinalizer(_) => "add_finalizer",
+        Step::HoldAccount(_) => "hold_account",
         Step::Keyring(..) => "keyring",
         Step::List(..) => "list",
         Step::Create(..) => "create",

@@ -6,6 +6,7 @@
 //! | an account | itself; its webhooks, once its health differs |
 //! | a Secret, as metadata only | the webhooks and accounts that name it |
 //! | a keyring, as metadata only | its webhook |
+//! | the last webhook of an account goes | the account |
 //! | the roster | the webhooks whose id or url is concerned |
 //! | the account's budget | the webhook whose turn it is |
 //! | whom an account allows | its webhooks, and those that would like to be |
@@ -366,12 +367,16 @@ async fn ring(
         let Some(wake) = wake else { return };
         let concerned = match wake {
             Wake::Everyone(account) => {
-                let object = ObjectRef::new(&account.name).within(&account.namespace);
-                let bell = bell_of(&bells, &account.namespace);
-                if bell.is_some_and(|b| b.accounts.send(object).is_err()) {
+                if !ring_account(&bells, &account) {
                     return;
                 }
                 context.webhooks_of(&account)
+            }
+            Wake::Account(account) => {
+                if !ring_account(&bells, &account) {
+                    return;
+                }
+                continue;
             }
             Wake::Concerned(account, changes) => concerned(&context, &account, &changes),
             Wake::One(asker) => {
@@ -392,6 +397,13 @@ async fn ring(
             }
         }
     }
+}
+
+/// Wakes an account. `false`: nobody listens any more.
+fn ring_account(bells: &[Bell], account: &AccountName) -> bool {
+    let object = ObjectRef::new(&account.name).within(&account.namespace);
+    let bell = bell_of(bells, &account.namespace);
+    bell.is_none_or(|b| b.accounts.send(object).is_ok())
 }
 
 /// The bell of a namespace.

@@ -10,7 +10,7 @@ use super::context::Context;
 use super::gather::{Gathered, Held, PassError, gather};
 use super::memory::Remembered;
 use super::perform::{Performed, perform};
-use super::transitions;
+use super::{holds, transitions};
 use crate::account::turns::{Asker, Turn, Urgency};
 use crate::cluster::{ClusterError, write};
 use crate::resources::keyring::WebhookIdentity;
@@ -124,6 +124,7 @@ async fn pass(
             Performed::NoKeyring => held.keyring = None,
             Performed::Gone => {
                 context.forget(&world.webhook.uid);
+                holds::left(context, &world.account_name, &world.webhook.uid);
                 return Ok(Action::await_change());
             }
             Performed::Remote => {}
@@ -173,6 +174,7 @@ fn is_worth_a_write(world: &World, step: &Step, status: &ChektWebhookStatus) -> 
             Because::Gone | Because::Starting | Because::Spreading
         ),
         Step::AddFinalizer(_)
+        | Step::HoldAccount(_)
         | Step::LookAtDefinition(_)
         | Step::Orphan(..)
         | Step::RemoveKeyring(_)

@@ -16,6 +16,9 @@ pub use webhook::{ChektWebhook, ChektWebhookSpec, ChektWebhookStatus};
 /// Keeps a `ChektWebhook` in the cluster until its remote webhook is confirmed to be gone.
 pub const FINALIZER: &str = "chekt.com/webhook";
 
+/// Keeps a `ChektAccount` in the cluster for as long as webhooks are with it.
+pub const ACCOUNT_FINALIZER: &str = "chekt.com/account";
+
 /// Asks for a pass now; any new value counts, and it is echoed in `status.lastHandledReconcileAt`.
 pub const RECONCILE_REQUESTED_AT: &str = "chekt.com/reconcile-requested-at";
 

@@ -50,6 +50,7 @@ reasons! {
     AccountNotAllowed: "The account does not exist or does not allow the namespace of the webhook.",
     AccountChanged: "The webhook was made with another account, and a webhook does not move.",
     AccountNotReady: "The account is not ready; see its own conditions.",
+    StillUsed: "The account is being deleted and waits for the webhooks that are with it.",
     SecretNotFound: "The Secret, or the key in it, does not exist.",
     SecretNotUsable: "The secret cannot be used.",
     UrlClaimed: "An older ChektWebhook has the same url.",

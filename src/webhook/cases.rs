@@ -71,6 +71,7 @@ fn fresh() -> World {
         received_here: true,
         account_name: "security/default".parse().unwrap(),
         account: AccountView::Ready,
+        account_held: true,
         claimed_by: None,
         pin_claimed_by: None,
         secret: WantedSecret::Generated,
@@ -174,6 +175,8 @@ fn with(mut world: World, change: impl FnOnce(&mut World)) -> World {
 fn a_webhook_is_made_in_this_order_finalizer_keyring_post_test() {
     let made = with(fresh(), |w| w.finalizer = false);
     assert_eq!(plan(&made), Step::AddFinalizer(Why::FinalizerFirst));
+    let made = with(fresh(), |w| w.account_held = false);
+    assert_eq!(plan(&made), Step::HoldAccount(Why::AccountFirst));
     let keyring = Step::Keyring(KeyringChange::First, Why::NoKey);
     assert_eq!(plan(&fresh()), keyring);
     let made = with(fresh(), |w| perform_keyring(w, KeyringChange::First));

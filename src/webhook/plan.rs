@@ -47,7 +47,7 @@ pub const PATIENCE: u32 = 2;
 type Line = fn(&World) -> Option<Step>;
 
 /// The table. What a line may rely on is that none of those above it fits.
-const LINES: [Line; 22] = [
+const LINES: [Line; 23] = [
     // What a person must change first.
     suspended,
     without_finalizer,
@@ -55,6 +55,7 @@ const LINES: [Line; 22] = [
     without_account,
     without_secret,
     adoption_refused,
+    without_hold,
     // The keyring before anything that is signed with it, and before a refusal that a new key may end.
     without_key,
     another_key,
@@ -122,6 +123,12 @@ pub(super) fn without_account(world: &World) -> Option<Step> {
             Some(rest(Because::Lacking(*reason, message.clone()), None))
         }
     }
+}
+
+/// An account that could go before what is about to be made with it. The keyring says whose webhook it is, so this comes
+/// before the first one.
+fn without_hold(world: &World) -> Option<Step> {
+    (!world.account_held).then_some(Step::HoldAccount(Why::AccountFirst))
 }
 
 fn without_secret(world: &World) -> Option<Step> {

@@ -231,6 +231,7 @@ fn synced(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Verdict
         Step::Test(..) => return in_sync(),
         Step::Keyring(..) if seen(Truth::False) == Truth::True => return in_sync(),
         Step::AddFinalizer(_)
+        | Step::HoldAccount(_)
         | Step::Keyring(..)
         | Step::List(..)
         | Step::Create(..)
@@ -402,6 +403,7 @@ fn progress(step: &Step, done: bool) -> Option<Verdict> {
         // What is left to do once the remote webhook is as written keeps nobody waiting.
         Step::Test(..) | Step::Keyring(..) => None,
         Step::AddFinalizer(_)
+        | Step::HoldAccount(_)
         | Step::List(..)
         | Step::Create(..)
         | Step::Patch(..)

@@ -11,6 +11,8 @@ use crate::resources::reasons::Reason;
 pub enum Step {
     /// Put our finalizer on the object.
     AddFinalizer(Why),
+    /// Put our finalizer on the account.
+    HoldAccount(Why),
     /// Change the keyring.
     Keyring(KeyringChange, Why),
     /// Make sure of a list that began no longer ago than this. Whoever needs one first makes it, and everyone whose
@@ -43,6 +45,7 @@ impl Step {
         match self {
             Step::Create(..) | Step::Patch(..) | Step::Delete(..) | Step::Test(..) => true,
             Step::AddFinalizer(_)
+            | Step::HoldAccount(_)
             | Step::Keyring(..)
             | Step::List(..)
             | Step::LookAtDefinition(_)
@@ -62,6 +65,7 @@ impl Step {
             Step::Delete(_, why) => *why == Why::Twin,
             Step::Patch(_, _, why) => *why == Why::Drifted,
             Step::AddFinalizer(_)
+            | Step::HoldAccount(_)
             | Step::Keyring(..)
             | Step::List(..)
             | Step::Create(..)
@@ -78,6 +82,7 @@ impl Step {
     pub fn why(&self) -> String {
         match self {
             Step::AddFinalizer(why)
+            | Step::HoldAccount(why)
             | Step::Keyring(_, why)
             | Step::List(_, why)
             | Step::Create(_, why)
@@ -113,6 +118,7 @@ macro_rules! whys {
 
 whys! {
     FinalizerFirst: "the finalizer must be there before anything is sent to CHeKT",
+    AccountFirst: "the account must not go before what is made with it",
     NoKey: "there is no secret to sign deliveries with",
     SecretChanged: "the wanted secret is another one than the one in force",
     SecretRefused: "CHeKT refused the secret, and another one is wanted by now",

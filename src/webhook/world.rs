@@ -51,6 +51,8 @@ pub struct World {
     pub account_name: AccountName,
     /// That account.
     pub account: AccountView,
+    /// Whether that account cannot go before this webhook.
+    pub account_held: bool,
     /// An older webhook that has the same url, as words for a message.
     pub claimed_by: Option<String>,
     /// Another webhook that has the remote webhook which this one names, as words for a message.

@@ -192,7 +192,7 @@ async fn a_webhook_outlives_its_account_and_secret_and_is_still_deleted_at_chekt
         .await?;
     stage
         .users
-        .kubectl(&["delete", "cacc/default"])
+        .kubectl(&["delete", "cacc/default", "--wait=false"])
         .await?
         .ok()?;
     stage

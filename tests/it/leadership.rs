@@ -376,7 +376,7 @@ async fn a_controller_that_may_not_use_leases_says_so_and_the_rights_of_the_read
     };
     let mut stage = Stage::with("rights", options).await?;
     let ours = json!([
-        {"apiGroups": ["chekt.com"], "resources": ["chektaccounts"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["chekt.com"], "resources": ["chektaccounts"], "verbs": ["get", "list", "watch", "patch"]},
         {"apiGroups": ["chekt.com"], "resources": ["chektwebhooks"], "verbs": ["get", "list", "watch", "patch"]},
         {"apiGroups": ["chekt.com"], "resources": ["chektaccounts/status", "chektwebhooks/status"], "verbs": ["patch"]},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"]},
@@ -404,9 +404,12 @@ async fn a_controller_that_may_not_use_leases_says_so_and_the_rights_of_the_read
     allow(&stage.operator, "leases", leases).await?;
     controller.ready(SOON).await?;
     leads(&controller, SOON).await?;
+    // Without the right to look at definitions a deletion goes on as usual, and that is said once.
+    let of_definitions = |line: &&String| line.contains("customresourcedefinitions");
     let refused = |process: &Process| {
         let log = process.log_lines();
-        log.iter().filter(|line| line.contains("forbidden")).count()
+        let refused = log.iter().filter(|line| line.contains("forbidden"));
+        refused.filter(|line| !of_definitions(line)).count()
     };
     let before = refused(&controller);
     stage.controller = Some(controller);
@@ -427,6 +430,19 @@ async fn a_controller_that_may_not_use_leases_says_so_and_the_rights_of_the_read
         "{}",
         stage.log_tails()
     );
+    set_events(&stage, &["alarm.triggered"]).await?;
+    let users = stage.users.clone();
+    users
+        .webhook_condition("alarms", READY, "True", SOON)
+        .await?;
+    users
+        .kubectl(&["delete", "chektwebhook", "alarms", "--timeout=30s"])
+        .await?
+        .ok()?;
+    assert_eq!(stage.chekt.webhooks().await?.len(), 0);
+    let log = stage.controller()?.log_lines();
+    let said = log.iter().filter(of_definitions).count();
+    assert_eq!(said, 1, "{}", stage.log_tails());
     Ok(())
 }
 

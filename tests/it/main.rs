@@ -7,6 +7,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod account_deletion;
 mod adoption;
 mod canary;
 mod change;

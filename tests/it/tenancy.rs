@@ -52,7 +52,7 @@ fn rights() -> String {
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "chekt-controller"},
         "rules": [
-            {"apiGroups": ["chekt.com"], "resources": ["chektaccounts"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["chekt.com"], "resources": ["chektaccounts"], "verbs": ["get", "list", "watch", "patch"]},
             {"apiGroups": ["chekt.com"], "resources": ["chektwebhooks"], "verbs": ["get", "list", "watch", "patch"]},
             {"apiGroups": ["chekt.com"], "resources": ["chektaccounts/status", "chektwebhooks/status"], "verbs": ["patch"]},
             {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch", "create", "update", "delete"]},
