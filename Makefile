@@ -6,7 +6,7 @@ CARGO ?= cargo
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kill-test bench generate fuzz lint ci control-plane
+.PHONY: help demo test kill-test crash-matrix bench generate fuzz lint ci control-plane
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,10 @@ test: control-plane ## Runs every test, against a real API server
 # The short form, ten kills, is a test like the others; SEED repeats the moments of an earlier run.
 kill-test: control-plane ## Kills the receiver under load a hundred times and prints the table; KILLS=n, SEED=n
 	KILLS=$(or $(KILLS),100) $(CARGO) test --locked --test it -- kill:: --nocapture
+
+# The short form, 24 cells over all scenarios, is a test like the others; SEED repeats the choice of an earlier run.
+crash-matrix: control-plane ## Kills the controller at each step of each scenario and prints the table; SCENARIO=create, SEED=n
+	CELLS=$(or $(CELLS),0) $(CARGO) test --locked --test it -- crash:: --nocapture
 
 # Servers have one core and the driver another, so nothing else should want them meanwhile.
 bench: control-plane ## Measures what an honest 200 costs; PART=answers, publishing, memory or flood for one part

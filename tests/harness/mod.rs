@@ -4,6 +4,7 @@
 //! Stage ─┬─ ControlPlane   etcd, kube-apiserver, kube-controller-manager: one per test process
 //!        ├─ Cluster        kubectl and a client in it; a namespace of its own per test
 //!        ├─ Gate           a cut that can be made between a process and a server
+//!        ├─ Interceptor    reads the calls of a controller, and stops the world at one of them
 //!        ├─ Balancer       in front of several receivers, as a Service is
 //!        ├─ Load           a sender of signed deliveries, and the oracle that says what became of them
 //!        └─ Process        our own binary as sandbox, receiver and controller, on port 0
@@ -20,9 +21,11 @@ pub mod assets;
 pub mod balancer;
 pub mod cluster;
 pub mod control_plane;
+pub mod dice;
 pub mod eventually;
 pub mod gate;
 pub mod go_build;
+pub mod interceptor;
 pub mod load;
 pub mod lone;
 pub mod oracle;
@@ -36,6 +39,7 @@ pub use cluster::Cluster;
 pub use control_plane::{ControlPlane, Identity};
 pub use eventually::eventually;
 pub use gate::Gate;
+pub use interceptor::{Interceptor, Point, Strike};
 pub use lone::Lone;
 pub use process::{Launch, Process, Role};
 pub use sandbox_client::SandboxClient;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -73,6 +74,8 @@ pub enum Entry {
 pub struct Call {
     /// Position in the ledger.
     pub seq: u64,
+    /// When it was answered.
+    pub at: Timestamp,
     /// `GET`, `POST`, …
     pub method: String,
     /// The path.
@@ -86,6 +89,9 @@ pub struct Call {
     /// What was answered, if anything was.
     #[serde(default)]
     pub status: Option<u16>,
+    /// Whether the answer was given before, to a call with the same idempotency key.
+    #[serde(default)]
+    pub replayed: bool,
     /// The header of that name.
     #[serde(default)]
     pub idempotency_key: Option<String>,

@@ -16,6 +16,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::deliveries::sign;
+use crate::harness::dice::{Dice, seed, setting};
 use crate::harness::load::{self, Answer, Delivery, Load, Record, Running};
 use crate::harness::oracle::{self, Verdict};
 use crate::harness::{Process, Stage, StageOptions, eventually};
@@ -25,27 +26,6 @@ const SOON: Duration = Duration::from_secs(30);
 const PER_SECOND: u32 = 100;
 /// How long the rest may take to be published.
 const SETTLE: Duration = Duration::from_secs(120);
-
-/// A small random generator (SplitMix64), seeded, so that the moments of a run can be had again.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.roll() % end
-    }
-
-    fn millis(&mut self, end: u64) -> Duration {
-        Duration::from_micros(self.below(end * 1_000))
-    }
-}
 
 /// When the kill comes.
 #[derive(Clone, Copy, Debug)]
@@ -231,20 +211,11 @@ fn table(
     table
 }
 
-fn setting<T: std::str::FromStr>(name: &str) -> anyhow::Result<Option<T>> {
-    let Ok(text) = std::env::var(name) else {
-        return Ok(None);
-    };
-    let value = text.parse().ok();
-    let value = value.with_context(|| format!("{name}={text}: write a whole number"))?;
-    Ok(Some(value))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_killed_at_random_moments_under_load_loses_nothing_and_shows_nothing_twice()
 -> anyhow::Result<()> {
     let kills: usize = setting("KILLS")?.unwrap_or(10);
-    let seed = setting("SEED")?.unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
+    let seed = seed()?;
     println!("{kills} kills, SEED={seed}");
     let options = StageOptions {
         lasting_addresses: true,

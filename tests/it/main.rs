@@ -13,6 +13,7 @@ mod canary;
 mod change;
 mod cloudevents;
 mod control_plane;
+mod crash;
 mod create;
 mod credentials;
 mod definition;
