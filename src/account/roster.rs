@@ -84,7 +84,7 @@ impl Roster {
         self.removed.retain(|_, at| believed(*at));
         let mut fresh: BTreeMap<String, Entry> = BTreeMap::new();
         for webhook in listing.webhooks {
-            if !self.removed.contains_key(&webhook.id) {
+            if !webhook.is_deleted() && !self.removed.contains_key(&webhook.id) {
                 fresh.insert(webhook.id.clone(), Entry::new(webhook, None));
             }
         }
@@ -263,6 +263,20 @@ mod tests {
         );
         assert!(roster.get("a").is_some());
         assert_eq!(changes.ids, ["a"]);
+    }
+
+    #[test]
+    fn a_webhook_that_is_shown_as_deleted_is_as_absent_as_one_that_is_not_shown() {
+        let start = Instant::now();
+        let mut roster = Roster::default();
+        roster.listed(complete(&[webhook("a", "https://a")]), start);
+        let gone = RemoteWebhook {
+            state: Some("Deleted".to_owned()),
+            ..webhook("a", "https://a")
+        };
+        roster.listed(complete(&[gone]), start + S);
+        assert!(roster.get("a").is_none());
+        assert_eq!(roster.absent_since("a"), Some(start + S));
     }
 
     #[test]

@@ -23,6 +23,16 @@ pub struct RemoteWebhook {
     pub created_at: Option<String>,
 }
 
+impl RemoteWebhook {
+    /// Whether it is shown as deleted: it is no webhook any more, and CHeKT knows that. Nothing is documented; a list that
+    /// shows what is gone, for a while or for good, is not unusual.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        let state = self.state.as_deref();
+        state.is_some_and(|word| word.eq_ignore_ascii_case("deleted"))
+    }
+}
+
 /// One spelling for all spellings of a url: scheme and host in lower case, no default port, a slash for an empty
 /// path. What cannot be parsed is left as it is.
 #[must_use]
