@@ -111,7 +111,11 @@ async fn run(
         while let Some((scenario, strike)) = next() {
             let outcome = slot.run(scenario, strike).await;
             let outcome = outcome.with_context(|| format!("{}, {strike:?}", scenario.name()))?;
-            outcomes.borrow_mut().push(outcome);
+            let mut outcomes = outcomes.borrow_mut();
+            outcomes.push(outcome);
+            if outcomes.len() % 50 == 0 {
+                println!("{} cells", outcomes.len());
+            }
         }
         anyhow::Ok(())
     }))
