@@ -428,6 +428,11 @@ fn what_is_still_to_be_taken_over_is_not_on_record() {
         w.secret = WantedSecret::Unusable(Reason::SecretNotFound, "m".into());
     });
     assert_eq!(report(&found, &plan(&found)).webhook_id, None);
+    // Nor is one that happens to be as written: it signs with somebody else's secret.
+    let as_written = with(fresh(), |w| w.roster.by_url = vec![remote("stranger")]);
+    let step = plan(&as_written);
+    assert_eq!(step, Step::Keyring(KeyringChange::First, Why::NoKey));
+    assert_eq!(report(&as_written, &step).webhook_id, None);
 }
 
 #[test]

@@ -34,9 +34,10 @@ pub fn report(world: &World, step: &Step) -> ChektWebhookStatus {
             Some(_) => Some(world.account_name.to_string()),
             None => old.account.clone(),
         },
-        // One that is still to be taken over is nobody's yet: what is on record is deleted with the object.
+        // One that is still to be taken over is nobody's yet: what is on record is deleted with the object, and needs no
+        // key any more. Without a keyring nothing was ever sent to it.
         webhook_id: target
-            .filter(|t| drift::change(world, t).is_empty())
+            .filter(|t| world.keyring.is_some() && drift::change(world, t).is_empty())
             .map(|t| t.id.clone())
             .or_else(|| world.recorded_id.clone()),
         url: target.map(|t| t.url.clone()).or_else(|| old.url.clone()),
