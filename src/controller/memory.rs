@@ -107,6 +107,12 @@ impl Remembered {
         self.unheeded = Some((patches, generation, now));
     }
 
+    /// Takes in that a write is about to be sent: whoever drops the pass before the answer was read leaves its outcome
+    /// unknown. Returns what was unknown before.
+    pub fn sends(&mut self, now: Instant) -> Option<Instant> {
+        self.unclear_at.replace(now)
+    }
+
     /// Takes in that a remote write was answered with success.
     pub fn answered(&mut self) {
         self.attempt = Attempt::Used;

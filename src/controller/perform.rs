@@ -123,25 +123,46 @@ pub async fn perform(
         }
         Step::Create(draft, _) => {
             let to = connection()?;
+            let before = memory.sends(context.clock.now());
             let outcome = create(context, webhook, to, world, draft, memory).await;
+            let outcome = outcome.inspect_err(|error| {
+                if !error.unclear {
+                    memory.unclear_at = before;
+                }
+            });
             settle(context, webhook, to, step, outcome, memory, world).await;
             Ok(Performed::Remote)
         }
         Step::Patch(id, change, why) => {
             let to = connection()?;
+            let before = memory.sends(context.clock.now());
             let outcome = patch(context, webhook, to, world, (id, change, *why), memory).await;
+            let outcome = outcome.inspect_err(|error| {
+                if !error.unclear {
+                    memory.unclear_at = before;
+                }
+            });
             settle(context, webhook, to, step, outcome, memory, world).await;
             Ok(Performed::Remote)
         }
         Step::Delete(id, why) => {
             let to = connection()?;
+            let before = memory.sends(context.clock.now());
             let outcome = delete(context, webhook, to, world, (id, *why), memory).await;
+            let outcome = outcome.inspect_err(|error| {
+                if !error.unclear {
+                    memory.unclear_at = before;
+                }
+            });
             settle(context, webhook, to, step, outcome, memory, world).await;
             Ok(Performed::Remote)
         }
         Step::Test(id, _) => {
-            let outcome = connection()?.client.test(id, &key(world, "test")).await;
-            connection()?.heard(&world.webhook.uid, &outcome);
+            let to = connection()?;
+            // At most once: a pass may be dropped before the answer is read.
+            memory.test = Test::Sent;
+            let outcome = to.client.test(id, &key(world, "test")).await;
+            to.heard(&world.webhook.uid, &outcome);
             count(context, step, outcome.is_ok());
             memory.test = match &outcome {
                 Ok(()) => {
