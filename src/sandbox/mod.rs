@@ -52,6 +52,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+pub use server::HangUp;
+
 use assertion::PublicKey;
 use rate::Limit;
 use state::State;
@@ -203,6 +205,57 @@ pub async fn serve(
     settings: Settings,
     end: CancellationToken,
 ) -> anyhow::Result<()> {
+    let (sandbox, writer) = open(settings, &end)?;
+    let saving_ends = CancellationToken::new();
+    let saving = writer.map(|writer| {
+        let sandbox = sandbox.clone();
+        let snapshot = move || sandbox.look(|state| state_file::bytes(&state.store));
+        tokio::spawn(writer.run(snapshot, saving_ends.clone()))
+    });
+    // Shows at once whether the state file can be written, and starts what was under way.
+    sandbox.change(|_| ());
+    sandbox.saved().await;
+
+    let public = listener.local_addr()?;
+    tracing::info!(role = "sandbox", %public, "listening");
+    server::run(listener, router(&sandbox), end).await;
+
+    sandbox.tasks.close();
+    sandbox.tasks.wait().await;
+    saving_ends.cancel();
+    if let Some(saving) = saving {
+        saving.await?;
+    }
+    Ok(())
+}
+
+/// The routes of a sandbox that keeps its state in memory, for a test that brings the connections itself. An answer that
+/// is not to be given carries [`HangUp`].
+///
+/// # Errors
+/// When nobody could be let in, when a state file is named, or when the client for deliveries cannot be made.
+pub fn in_memory(settings: Settings, end: &CancellationToken) -> anyhow::Result<Router> {
+    anyhow::ensure!(
+        settings.state.is_none(),
+        "a sandbox in memory keeps no state file: leave it out, or let the sandbox serve"
+    );
+    let (sandbox, _) = open(settings, end)?;
+    Ok(router(&sandbox))
+}
+
+fn router(sandbox: &Arc<Sandbox>) -> Router {
+    Router::new()
+        .merge(control::router())
+        .route("/healthz", get(|| async { "ok\n" }))
+        .fallback(routes::partner)
+        .with_state(sandbox.clone())
+}
+
+/// A sandbox, and what writes its state file, if it has one.
+fn open(
+    settings: Settings,
+    end: &CancellationToken,
+) -> anyhow::Result<(Arc<Sandbox>, Option<state_file::Writer>)> {
     let Settings {
         token,
         client,
@@ -243,32 +296,7 @@ pub async fn serve(
         at_once: Semaphore::new(deliveries::MOST_AT_ONCE),
         end: end.clone(),
     });
-    let saving_ends = CancellationToken::new();
-    let saving = writer.map(|writer| {
-        let sandbox = sandbox.clone();
-        let snapshot = move || sandbox.look(|state| state_file::bytes(&state.store));
-        tokio::spawn(writer.run(snapshot, saving_ends.clone()))
-    });
-    // Shows at once whether the state file can be written, and starts what was under way.
-    sandbox.change(|_| ());
-    sandbox.saved().await;
-
-    let router = Router::new()
-        .merge(control::router())
-        .route("/healthz", get(|| async { "ok\n" }))
-        .fallback(routes::partner)
-        .with_state(sandbox.clone());
-    let public = listener.local_addr()?;
-    tracing::info!(role = "sandbox", %public, "listening");
-    server::run(listener, router, end).await;
-
-    sandbox.tasks.close();
-    sandbox.tasks.wait().await;
-    saving_ends.cancel();
-    if let Some(saving) = saving {
-        saving.await?;
-    }
-    Ok(())
+    Ok((sandbox, writer))
 }
 
 /// A running sandbox: the state, and the edges around it.
