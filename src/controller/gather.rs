@@ -217,20 +217,24 @@ fn account(
         };
     }
     let gone = |reason| orphans::loss(reason).filter(|_| deleting);
-    let not_ready = |message: &str| {
+    let not_ready = |reason: Reason, message: &str| {
         let place = if key.namespace == namespace {
             String::new()
         } else {
             format!(" in namespace {}", key.namespace)
         };
         let message = format!("ChektAccount {}{place} is not ready: {message}", key.name);
-        AccountView::NotReady(Reason::AccountNotReady, message)
+        let reason = match reason {
+            Reason::ListIncomplete => Reason::ListIncomplete,
+            _ => Reason::AccountNotReady,
+        };
+        AccountView::NotReady(reason, message)
     };
     let through = |connection: &Arc<Connection>| {
         let problem = connection.problem();
         Reached {
             loss: problem.as_ref().and_then(|p| gone(p.reason)),
-            view: problem.map_or(AccountView::Ready, |p| not_ready(&p.message)),
+            view: problem.map_or(AccountView::Ready, |p| not_ready(p.reason, &p.message)),
             connection: Some(Arc::clone(connection)),
         }
     };
@@ -253,7 +257,7 @@ fn account(
         (Known::There(_), Some(Slot::Connected(connection)), _) => through(connection),
         (_, _, Some(connection)) if deleting => through(connection),
         (Known::There(_), Some(Slot::Broken(problem, _)), _) => {
-            without(not_ready(&problem.message), gone(problem.reason))
+            without(not_ready(problem.reason, &problem.message), gone(problem.reason))
         }
         (Known::There(_), None, _) | (Known::NotYet, _, _) => without(AccountView::Unknown, None),
         (known @ (Known::Absent | Known::NotWatched), _, _) => {

@@ -17,7 +17,9 @@ use super::world::{
 };
 use crate::resources::account::OrphanReason;
 use crate::resources::conditions;
-use crate::resources::keyring::{Key, Keyring, SigningSecret, TestRequest, WebhookIdentity};
+use crate::resources::keyring::{
+    Key, Keyring, Retired, SigningSecret, TestRequest, WebhookIdentity,
+};
 use crate::resources::reasons::Reason;
 use crate::resources::remote::{RemoteWebhook, SETTLE};
 use crate::resources::webhook::{
@@ -766,6 +768,107 @@ fn two_patches_without_effect_end_in_stalled_with_the_field() {
         let world = with(stubborn.clone(), |w| w.memory.unheeded = Some(again));
         assert!(matches!(plan(&world), Step::Patch(..)));
     }
+}
+
+#[test]
+fn what_does_not_converge_keeps_nobody_from_the_rest() {
+    let stubborn = with(in_sync(), |w| {
+        w.spec.events.push("site.armed".into());
+        w.memory.unheeded = Some(unheeded(2, 1, 100));
+        w.memory.attempt = Attempt::Open;
+    });
+    let Step::Rest(rest) = plan(&stubborn) else {
+        panic!("no rest")
+    };
+    assert_eq!(rest.again, Some(ASK_AGAIN - Duration::from_secs(100)));
+    let off = with(stubborn.clone(), |w| {
+        w.roster.recorded.as_mut().unwrap().state = Some("disabled".into());
+    });
+    assert!(matches!(plan(&off), Step::Patch(_, c, Why::SwitchedOff) if c.fields() == "status"));
+    let switched = with(off, |w| {
+        w.memory.recovery = Some(Attempted {
+            ago: SETTLE,
+            act: Act::Patched,
+        });
+    });
+    assert!(matches!(
+        because(plan(&switched)),
+        Because::Stalled(Reason::NotConverging, _)
+    ));
+    // A new key is sent all the same, and comes into force.
+    let rotates = with(stubborn, |w| {
+        w.keyring.as_mut().unwrap().next = Some(key("generated-2"));
+    });
+    assert!(matches!(plan(&rotates), Step::Patch(_, c, _) if c.key.is_some()));
+    let sent = with(rotates, |w| w.memory.asserted = Some("generated-2".into()));
+    assert_eq!(
+        plan(&sent),
+        Step::Keyring(KeyringChange::Promote, Why::NewKeyInForce)
+    );
+}
+
+#[test]
+fn a_secret_that_chekt_does_not_sign_with_ends_in_stalled() {
+    let rotated = with(in_sync(), |w| {
+        let keyring = w.keyring.as_mut().unwrap();
+        let old = keyring.current.replace(key("generated-2")).unwrap();
+        keyring.previous = vec![Retired {
+            key: old,
+            until: now() + SignedDuration::from_secs(900),
+        }];
+        keyring.test.as_mut().unwrap().key_id = "generated-2".into();
+        w.memory.asserted = Some("generated-2".into());
+    });
+    assert_eq!(because(plan(&rotated)), Because::InSync);
+    let mut late = with(rotated, |w| w.now = now() + SignedDuration::from_secs(60));
+    let Because::Stalled(Reason::NotConverging, message) = because(plan(&late)) else {
+        panic!("not stalled")
+    };
+    assert!(message.contains("secret"), "{message}");
+    late.status = report(&late, &plan(&late));
+    late.status.deliveries = in_sync().status.deliveries;
+    // The next test delivery is on its way: nothing is taken back before it has come.
+    late.keyring.as_mut().unwrap().test.as_mut().unwrap().at = late.now;
+    assert!(matches!(because(plan(&late)), Because::Stalled(..)));
+    let seen = late.status.deliveries.as_mut().unwrap();
+    seen.last_test_key = Some("generated-2".into());
+    seen.last_test_at = Some(Time(late.now));
+    assert_eq!(because(plan(&late)), Because::InSync);
+}
+
+#[test]
+fn an_incomplete_list_keeps_nothing_from_what_is_known_by_its_id() {
+    let incomplete = |world| {
+        with(world, |w: &mut World| {
+            let why = "the list is not whole".to_owned();
+            w.account = AccountView::NotReady(Reason::ListIncomplete, why);
+            w.roster.age = None;
+            w.memory.attempt = Attempt::Open;
+        })
+    };
+    let edited = with(in_sync(), |w| w.spec.events.push("site.armed".into()));
+    assert!(matches!(plan(&incomplete(edited)), Step::Patch(id, ..) if id == "w1"));
+    let deleted = with(in_sync(), |w| w.deleting = true);
+    assert!(matches!(plan(&incomplete(deleted)), Step::Delete(id, _) if id == "w1"));
+    let asks = with(in_sync(), |w| w.reconcile_requested = Some("now".into()));
+    assert_eq!(because(plan(&incomplete(asks))), Because::InSync);
+    // What a list would have to prove waits: that there is none, that another one is a twin, that one can be made anew.
+    let twin = with(in_sync(), |w| w.roster.by_url.push(remote("w2")));
+    assert_eq!(because(plan(&incomplete(twin))), Because::InSync);
+    let stays_off = off(Some((300, Act::Patched)));
+    assert_eq!(because(plan(&incomplete(stays_off))), Because::InSync);
+    let waits = |world| {
+        matches!(
+            because(plan(&world)),
+            Because::Lacking(Reason::ListIncomplete, _)
+        )
+    };
+    assert!(waits(incomplete(about_to_create())));
+    let unknown = with(in_sync(), |w| {
+        w.roster = RosterView::default();
+        w.deleting = true;
+    });
+    assert!(waits(incomplete(unknown)));
 }
 
 #[test]

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use super::plan::{numbered, rest};
-use super::step::{Because, Change, Step, Why};
+use super::plan::{contentment, numbered, rest};
+use super::step::{Change, Step, Why};
 use super::world::World;
 use crate::resources::conditions::whole_seconds;
 use crate::resources::remote::RemoteWebhook;
@@ -79,9 +79,15 @@ pub fn recover(world: &World) -> Option<Step> {
     let cooldown = cooldown(&world.spec.recovery.cooldown);
     match world.memory.recovery.filter(|a| a.act != Act::Asked) {
         Some(attempted) if attempted.ago < cooldown => Some(rest(
-            Because::InSync,
+            contentment(world),
             Some(cooldown.saturating_sub(attempted.ago)),
         )),
+        Some(Attempted {
+            act: Act::Patched, ..
+        }) if world.roster.age.is_none() => {
+            // Without a complete list it could not be made again.
+            Some(rest(contentment(world), None))
+        }
         Some(Attempted {
             act: Act::Patched, ..
         }) => Some(numbered(

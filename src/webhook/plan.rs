@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::step::{Because, Draft, KeyringChange, Rest, Step, Why};
 use super::world::{AccountView, Attempt, Test, WantedSecret, World};
 use super::{drift, health, removal, rotation};
+use crate::resources::conditions::{self, STALLED};
 use crate::resources::reasons::Reason;
 use crate::resources::remote::{RemoteWebhook, SETTLE};
 use crate::resources::webhook::TestPolicy;
@@ -47,7 +48,7 @@ pub const PATIENCE: u32 = 2;
 type Line = fn(&World) -> Option<Step>;
 
 /// The table. What a line may rely on is that none of those above it fits.
-const LINES: [Line; 23] = [
+const LINES: [Line; 22] = [
     // What a person must change first.
     suspended,
     without_finalizer,
@@ -69,7 +70,6 @@ const LINES: [Line; 23] = [
     several_with_our_url,
     // The remote webhook.
     missing,
-    not_converging,
     drifted,
     new_key_in_force,
     // Only now: until the one that stays is as written, the other may be the one that delivers.
@@ -118,6 +118,8 @@ fn claimed(world: &World) -> Option<Step> {
 pub(super) fn without_account(world: &World) -> Option<Step> {
     match &world.account {
         AccountView::Ready => None,
+        // An incomplete list is no proof that something is absent. What is known by its id is cared for all the same.
+        AccountView::NotReady(Reason::ListIncomplete, _) if world.roster.recorded.is_some() => None,
         AccountView::Unknown => Some(rest(Because::Starting, Some(START))),
         AccountView::NotReady(reason, message) => {
             Some(rest(Because::Lacking(*reason, message.clone()), None))
@@ -195,12 +197,13 @@ pub(super) fn trouble(world: &World) -> Option<Step> {
 }
 
 pub(super) fn never_listed(world: &World) -> Option<Step> {
-    let never = world.roster.age.is_none();
+    let never = world.roster.age.is_none() && world.roster.recorded.is_none();
     never.then_some(Step::List(FRESH / 2, Why::NeverListed))
 }
 
 pub(super) fn pass_requested(world: &World) -> Option<Step> {
     let requested = world.reconcile_requested.as_ref()?;
+    world.roster.age?;
     let handled = [
         &world.status.last_handled_reconcile_at,
         &world.memory.listed_for,
@@ -300,36 +303,59 @@ pub(super) fn absence(world: &World) -> Option<Step> {
 /// Two remote webhooks under a derived url are both ours: one POST landed twice, or late.
 fn twin(world: &World) -> Option<Step> {
     let target = world.target()?;
+    world.roster.age?;
     let mut others = world.roster.by_url.iter().filter(|w| w.id != target.id);
     let twin = others.next().filter(|_| world.derived)?;
     Some(numbered(world, Step::Delete(twin.id.clone(), Why::Twin)))
 }
 
+/// Why there is nothing to do: all is as written, or what is not cannot be made so. That keeps nobody from all else that
+/// there is to do, such as switching the webhook on again.
+pub(super) fn contentment(world: &World) -> Because {
+    not_converging(world)
+        .or_else(|| older_key(world))
+        .map_or(Because::InSync, |message| {
+            Because::Stalled(Reason::NotConverging, message)
+        })
+}
+
 /// A change that CHeKT has answered with success, more than once, and has not made.
-fn not_converging(world: &World) -> Option<Step> {
+fn not_converging(world: &World) -> Option<String> {
     let change = drift::change(world, world.target()?);
-    let unheeded = world.memory.unheeded.filter(|u| {
+    world.memory.unheeded.filter(|u| {
         u.patches >= PATIENCE && u.generation == world.generation && u.ago < ASK_AGAIN
     })?;
-    if change.is_empty() {
+    // A key that was not sent yet is another change.
+    if change.is_empty() || change.key.is_some() {
         return None;
     }
-    let message = format!(
+    Some(format!(
         "CHeKT answers a change of {} with success and does not make it: {}. Write what CHeKT shows in status, or ask CHeKT's support",
         change.fields(),
         drift::difference(world, world.target()?)
-    );
-    Some(rest(
-        Because::Stalled(Reason::NotConverging, message),
-        Some(ASK_AGAIN.saturating_sub(unheeded.ago)),
     ))
+}
+
+/// A secret that CHeKT has answered with success and does not sign with: the test delivery that was to prove it came
+/// back under the one before.
+fn older_key(world: &World) -> Option<String> {
+    let under = world.tested_under_another_key()?;
+    let keyring = world.keyring.as_ref()?;
+    let is_before = keyring.previous.iter().any(|p| p.key.id == under);
+    let waited = world.waits_for_test() >= Some(TEST_PATIENCE);
+    // Said once, it is not taken back while the next test delivery is on its way, nor when the key before has run out.
+    let said = conditions::find(&world.status.conditions, STALLED)
+        .is_some_and(|c| c.reason == Reason::NotConverging.as_str());
+    (said || (is_before && waited)).then(|| {
+        "CHeKT answers a change of the secret with success and goes on signing with the one before, which is accepted for 15 minutes and no longer: delete this ChektWebhook and create it anew, or set the secret back".to_owned()
+    })
 }
 
 /// A remote webhook that is not as written, or does not sign as it is to.
 fn drifted(world: &World) -> Option<Step> {
     let target = world.target()?;
     let change = drift::change(world, target);
-    if change.is_empty() {
+    if change.is_empty() || not_converging(world).is_some() {
         return None;
     }
     let replaces = world.keyring.as_ref().is_some_and(|k| k.current.is_some());
@@ -344,6 +370,9 @@ fn drifted(world: &World) -> Option<Step> {
 
 fn new_key_in_force(world: &World) -> Option<Step> {
     world.keyring.as_ref()?.next.as_ref()?;
+    if drift::change(world, world.target()?).key.is_some() {
+        return None;
+    }
     Some(Step::Keyring(KeyringChange::Promote, Why::NewKeyInForce))
 }
 
@@ -397,10 +426,12 @@ fn nothing_to_do(world: &World) -> Step {
             .filter(|left| !left.is_zero())
             .or_else(|| ASK_AGAIN.checked_sub(ago))
     });
-    rest(
-        Because::InSync,
-        [expiry, retest].into_iter().flatten().min(),
-    )
+    let because = contentment(world);
+    let asked = world.memory.unheeded.map(|u| u.ago);
+    let again = asked
+        .filter(|_| because != Because::InSync)
+        .and_then(|ago| ASK_AGAIN.checked_sub(ago));
+    rest(because, [expiry, retest, again].into_iter().flatten().min())
 }
 
 /// A remote write, or first the number that it needs.

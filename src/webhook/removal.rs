@@ -61,7 +61,9 @@ pub fn plan(world: &World) -> Step {
             Some(DEFINITION_AGE),
         );
     }
-    if let AccountView::NotReady(reason, message) = &world.account {
+    if let AccountView::NotReady(reason, message) = &world.account
+        && without_account(world).is_some()
+    {
         if let Some(loss) = world.removal.loss {
             return lost(world, loss, *reason, message);
         }

@@ -327,6 +327,17 @@ impl World {
         answered.is_some() && answered == self.test_requested.as_ref()
     }
 
+    /// The id of the key under which the last test delivery came back, if it is not the current one, which a later one
+    /// was to prove.
+    #[must_use]
+    pub fn tested_under_another_key(&self) -> Option<&str> {
+        let keyring = self.keyring.as_ref()?;
+        let (current, test) = (keyring.current.as_ref()?, keyring.test.as_ref()?);
+        let under = self.status.deliveries.as_ref()?.last_test_key.as_deref()?;
+        let proves = test.key_id == current.id && !self.test_is_unsent();
+        (proves && under != current.id).then_some(under)
+    }
+
     /// Whether a test delivery came back under the current key, for the url that is wanted now.
     #[must_use]
     pub fn is_verified(&self) -> bool {
