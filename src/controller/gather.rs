@@ -248,17 +248,18 @@ fn account(
         && bound.is_none()
         && !deleting
     {
-        let message = not_ready("it is being deleted, so name another one in spec.accountRef");
-        return without(message, None);
+        let message = "it is being deleted, so name another one in spec.accountRef";
+        return without(not_ready(Reason::StillUsed, message), None);
     }
     let slot = context.slot(key);
     let last = slot.as_ref().and_then(Slot::last_connection);
     match (known, &slot, last) {
         (Known::There(_), Some(Slot::Connected(connection)), _) => through(connection),
         (_, _, Some(connection)) if deleting => through(connection),
-        (Known::There(_), Some(Slot::Broken(problem, _)), _) => {
-            without(not_ready(problem.reason, &problem.message), gone(problem.reason))
-        }
+        (Known::There(_), Some(Slot::Broken(problem, _)), _) => without(
+            not_ready(problem.reason, &problem.message),
+            gone(problem.reason),
+        ),
         (Known::There(_), None, _) | (Known::NotYet, _, _) => without(AccountView::Unknown, None),
         (known @ (Known::Absent | Known::NotWatched), _, _) => {
             let message = format!(

@@ -467,6 +467,7 @@ async fn settle(
             };
             let refusal = Refusal {
                 generation: world.generation,
+                create: matches!(step, Step::Create(..)),
                 key_id,
                 message: error.detail.clone(),
                 ago: Duration::ZERO,

@@ -651,6 +651,7 @@ fn a_refusal_waits_for_a_change_or_for_ten_minutes() {
         with(about_to_create(), |w| {
             w.memory.refusal = Some(Refusal {
                 generation,
+                create: false,
                 key_id: None,
                 message: "no".into(),
                 ago,
@@ -663,6 +664,12 @@ fn a_refusal_waits_for_a_change_or_for_ten_minutes() {
         Step::Create(..)
     ));
     assert!(matches!(plan(&refused(1, ASK_AGAIN)), Step::Create(..)));
+    // A create that was refused because the one before had landed after all, as a list has shown since.
+    let landed = with(refused(1, Duration::ZERO), |w| {
+        w.memory.refusal.as_mut().unwrap().create = true;
+        w.roster.by_url = vec![remote("w1")];
+    });
+    assert!(matches!(plan(&landed), Step::Patch(id, _, Why::TakesOver) if id == "w1"));
 }
 
 #[test]

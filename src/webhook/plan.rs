@@ -183,6 +183,10 @@ pub(super) fn refusal(world: &World) -> Option<Step> {
     if refusal.generation != world.generation || refusal.ago >= ASK_AGAIN {
         return None;
     }
+    // One that was not to be made a second time, and has shown since.
+    if refusal.create && world.target().is_some() {
+        return None;
+    }
     let because = Because::Stalled(Reason::Rejected, refusal.message.clone());
     Some(rest(because, Some(ASK_AGAIN.saturating_sub(refusal.ago))))
 }

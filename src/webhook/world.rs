@@ -202,6 +202,8 @@ pub struct Unheeded {
 pub struct Refusal {
     /// The generation of the spec that was refused.
     pub generation: i64,
+    /// Whether it was a create that was refused.
+    pub create: bool,
     /// The key that was sent along, if one was.
     pub key_id: Option<String>,
     /// What CHeKT said.
