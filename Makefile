@@ -6,10 +6,10 @@ CARGO ?= cargo
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kill-test crash-matrix bench generate fuzz lint ci control-plane
+.PHONY: help demo test kill-test crash-matrix ambiguity-matrix bench generate fuzz lint ci control-plane
 
 help: ## Says what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 # Built first and apart, so that the demo speaks without interruption once it begins. It is a test as well: it ends
 # with 0 only if everything was as expected.
@@ -19,7 +19,7 @@ demo: control-plane ## Shows the whole thing on this machine; KEEP=1 leaves it r
 
 # The programs that tests and demo stand on are built by a step of their own: within `cargo test` it would look like a
 # slow test.
-control-plane: ## Builds etcd, kube-apiserver, kube-controller-manager and kubectl, once
+control-plane: ## Builds etcd, kube-apiserver, kube-controller-manager, kubectl and kstatus, once
 	@$(CARGO) run --locked --quiet --example control-plane -- build
 
 test: control-plane ## Runs every test, against a real API server
@@ -32,6 +32,11 @@ kill-test: control-plane ## Kills the receiver under load a hundred times and pr
 # The short form, 24 cells over all scenarios, is a test like the others; SEED repeats the choice of an earlier run.
 crash-matrix: control-plane ## Kills the controller at each step of each scenario and prints the table; SCENARIO=create, SEED=n
 	CELLS=$(or $(CELLS),0) $(CARGO) test --locked --test it -- crash:: --nocapture
+
+# The short form, some twenty of the cells, is a test like the others; SEED repeats those that it picked by chance, ONLY
+# plays the cells whose name holds a text.
+ambiguity-matrix: control-plane ## Gives every remote step every answer that does not tell what became of it, and prints the table
+	ANSWERS=all AT_ONCE=$(or $(AT_ONCE),12) $(CARGO) test --locked --test it -- ambiguity:: --nocapture
 
 # Servers have one core and the driver another, so nothing else should want them meanwhile.
 bench: control-plane ## Measures what an honest 200 costs; PART=answers, publishing, memory or flood for one part

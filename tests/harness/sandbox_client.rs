@@ -164,6 +164,15 @@ impl Ledger {
         deliveries.collect()
     }
 
+    /// All calls, each with its time and what it asked for.
+    pub fn calls_with_times(&self) -> Vec<String> {
+        let calls = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Call(call) => Some(format!("{} {call} {}", call.at, call.body)),
+            Entry::Delivery(_) | Entry::Other => None,
+        });
+        calls.collect()
+    }
+
     /// Calls that change something at CHeKT, as `POST /path -> 201`.
     pub fn writes(&self) -> Vec<String> {
         let writes = self.entries.iter().filter_map(|entry| match entry {
