@@ -212,6 +212,13 @@ async fn keyring(
     let account = &world.account_name;
     let keyrings = context.keyrings();
     let stored = secrets::store(&keyrings, namespace, &keyring, account, version).await?;
+    // A number of ours says nothing of what an earlier process sent with the one before: a POST that lands beside ours,
+    // or an old key that lands after a new one.
+    let sent_before = world.keyring.as_ref().is_some_and(|k| k.attempt > 0);
+    let matters = world.roster.recorded.is_none() || change == KeyringChange::Next;
+    if memory.attempt == Attempt::Unknown && sent_before && matters {
+        memory.unclear_at.get_or_insert(context.started);
+    }
     memory.attempt = Attempt::Open;
     if rotation::notes_test(change, world) {
         memory.test = Test::Recorded;
