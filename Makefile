@@ -38,6 +38,10 @@ crash-matrix: control-plane ## Kills the controller at each step of each scenari
 ambiguity-matrix: control-plane ## Gives every remote step every answer that does not tell what became of it, and prints the table
 	ANSWERS=all AT_ONCE=$(or $(AT_ONCE),12) $(CARGO) test --locked --test it -- ambiguity:: --nocapture
 
+# The short form is a test like the others; SEED repeats one run.
+twin: ## Drops the controller's passes at every await, and RUNS=2000 seeded ones, and says where; SEED=n
+	TWIN_RUNS=$(or $(RUNS),2000) $(if $(SEED),TWIN_SEED=$(SEED)) $(CARGO) test --locked --test it -- twin:: --nocapture
+
 # Servers have one core and the driver another, so nothing else should want them meanwhile.
 bench: control-plane ## Measures what an honest 200 costs; PART=answers, publishing, memory or flood for one part
 	@$(CARGO) bench --locked --quiet --bench receiver -- $(PART)

@@ -49,3 +49,4 @@ mod shared;
 mod storm;
 mod tenancy;
 mod tls;
+mod twin;
