@@ -6,7 +6,7 @@ CARGO ?= cargo
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kill-test crash-matrix ambiguity-matrix bench generate fuzz lint ci control-plane
+.PHONY: help demo test kill-test crash-matrix ambiguity-matrix twin bench generate fuzz lint ci control-plane
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
