@@ -5,6 +5,7 @@
 //! later, our own definite writes are believed over a list for one settle time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::resources::remote::{RemoteWebhook, SETTLE, canonical};
@@ -36,7 +37,7 @@ pub enum Extent {
 struct Entry {
     webhook: RemoteWebhook,
     /// Its url in the one spelling, so that a look-up parses nothing.
-    url: String,
+    url: Arc<str>,
     written: Option<Instant>,
 }
 
@@ -44,6 +45,8 @@ struct Entry {
 #[derive(Clone, Debug, Default)]
 pub struct Roster {
     entries: BTreeMap<String, Entry>,
+    /// The url and the id of each entry: every pass looks one up, and there may be ten thousand.
+    by_url: BTreeSet<(Arc<str>, String)>,
     removed: BTreeMap<String, Instant>,
     /// Entries that the last lists did not show, which were no proof.
     doubted: BTreeMap<String, Instant>,
@@ -63,7 +66,7 @@ pub struct Changes {
 
 impl Entry {
     fn new(webhook: RemoteWebhook, written: Option<Instant>) -> Self {
-        let url = canonical(&webhook.url);
+        let url = canonical(&webhook.url).into();
         Entry {
             webhook,
             url,
@@ -128,23 +131,30 @@ impl Roster {
         self.doubted
             .retain(|id, _| fresh.contains_key(id) && !shown.contains(id));
         self.missing.retain(|id, _| !fresh.contains_key(id));
+        let named = fresh.iter().map(|(id, e)| (Arc::clone(&e.url), id.clone()));
+        self.by_url = named.collect();
         self.entries = fresh;
         self.last = Some((began, complete));
+        changes.urls.sort_unstable();
+        changes.urls.dedup();
         changes
     }
 
     /// Takes in what CHeKT answered to a write of ours.
     pub fn wrote(&mut self, webhook: RemoteWebhook, at: Instant) {
-        self.removed.remove(&webhook.id);
-        self.doubted.remove(&webhook.id);
-        self.missing.remove(&webhook.id);
-        self.entries
-            .insert(webhook.id.clone(), Entry::new(webhook, Some(at)));
+        let id = webhook.id.clone();
+        self.removed.remove(&id);
+        self.doubted.remove(&id);
+        self.missing.remove(&id);
+        self.take(&id);
+        let entry = Entry::new(webhook, Some(at));
+        self.by_url.insert((Arc::clone(&entry.url), id.clone()));
+        self.entries.insert(id, entry);
     }
 
     /// Takes in that CHeKT confirmed a deletion.
     pub fn removed(&mut self, id: &str, at: Instant) {
-        self.entries.remove(id);
+        self.take(id);
         self.doubted.remove(id);
         self.missing.remove(id);
         self.removed.insert(id.to_owned(), at);
@@ -152,9 +162,15 @@ impl Roster {
 
     /// Takes in that CHeKT knows nothing of an id that a list has shown. Only the next lists tell for certain.
     pub fn vanished(&mut self, id: &str, at: Instant) {
-        self.entries.remove(id);
+        self.take(id);
         self.doubted.remove(id);
         self.missing.insert(id.to_owned(), at);
+    }
+
+    fn take(&mut self, id: &str) {
+        if let Some(entry) = self.entries.remove(id) {
+            self.by_url.remove(&(entry.url, id.to_owned()));
+        }
     }
 
     /// When the last complete list began; `None` before the first and after an incomplete one.
@@ -182,10 +198,10 @@ impl Roster {
 
     /// Every remote webhook with a url, which is given in the spelling of [`canonical`].
     pub fn with_url(&self, url: &str) -> impl Iterator<Item = &RemoteWebhook> {
-        self.entries
-            .values()
-            .filter(move |e| e.url == url)
-            .map(|e| &e.webhook)
+        self.by_url
+            .range((Arc::from(url), String::new())..)
+            .take_while(move |(known, _)| **known == *url)
+            .filter_map(|(_, id)| self.get(id))
     }
 
     /// Every remote webhook, by id.
@@ -197,11 +213,8 @@ impl Roster {
 impl Changes {
     fn note(&mut self, id: &str, urls: &[&str]) {
         self.ids.push(id.to_owned());
-        for url in urls {
-            if !self.urls.iter().any(|u| u == url) {
-                self.urls.push((*url).to_owned());
-            }
-        }
+        let urls = urls.iter().map(|url| (*url).to_owned());
+        self.urls.extend(urls);
     }
 }
 
@@ -351,6 +364,36 @@ mod tests {
             ),
             Changes::default()
         );
+    }
+
+    #[test]
+    fn a_url_finds_what_has_it_now_in_whatever_way_that_became_known() {
+        let start = Instant::now();
+        let mut roster = Roster::default();
+        let found = |roster: &Roster, url: &str| {
+            let ids: Vec<_> = roster.with_url(url).map(|w| w.id.clone()).collect();
+            ids.join(" ")
+        };
+        let (one, two) = ("https://a/1", "https://a/2");
+        roster.listed(
+            complete(&[webhook("b", one), webhook("a", "https://A/1")]),
+            start,
+        );
+        assert_eq!(found(&roster, one), "a b");
+        assert_eq!(found(&roster, "https://a/"), "", "the beginning of another");
+        roster.wrote(webhook("a", two), start + S);
+        assert_eq!(
+            (found(&roster, one), found(&roster, two)),
+            ("b".into(), "a".into())
+        );
+        roster.removed("b", start + S);
+        roster.vanished("a", start + S);
+        assert_eq!(
+            (found(&roster, one), found(&roster, two)),
+            (String::new(), String::new())
+        );
+        roster.listed(complete(&[webhook("c", two)]), start + SETTLE + 2 * S);
+        assert_eq!(found(&roster, two), "c");
     }
 
     #[test]

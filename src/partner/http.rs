@@ -4,6 +4,7 @@
 //! The one exception is 401: it says that nothing was done, so after it a fresh token is fetched once and the
 //! call is made again. Everything else is for the plan to decide, which knows what a repetition would do.
 
+use std::collections::HashSet;
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -173,6 +174,7 @@ impl PartnerClient {
     /// moved up to a page that had been read already.
     async fn walk(&self, stops_if_disturbed: bool) -> Result<Option<Listing>, PartnerError> {
         let mut webhooks: Vec<RemoteWebhook> = Vec::new();
+        let mut seen: HashSet<String> = HashSet::new();
         let mut target = self.collection.clone();
         let mut number = 1;
         let mut asked = false;
@@ -210,7 +212,7 @@ impl PartnerClient {
             let before = webhooks.len();
             let is_empty = page.webhooks.is_empty();
             for webhook in page.webhooks {
-                if !webhooks.iter().any(|w| w.id == webhook.id) {
+                if seen.insert(webhook.id.clone()) {
                     webhooks.push(webhook);
                 }
             }
