@@ -423,8 +423,11 @@ fn concerned(
     let urls: HashSet<String> = changes.urls.iter().map(|u| canonical(u)).collect();
     let mut webhooks = context.webhooks_of(account);
     webhooks.retain(|webhook| {
-        let id = webhook.status.as_ref().and_then(|s| s.webhook_id.as_ref());
-        id.is_some_and(|id| ids.contains(id))
+        let recorded = webhook.status.as_ref().and_then(|s| s.webhook_id.as_ref());
+        // One that is to be taken over may come only now.
+        let pinned = webhook.spec.webhook_id.as_ref();
+        let mut named = recorded.into_iter().chain(pinned);
+        named.any(|id| ids.contains(id))
             || urls.contains(&canonical(&context.wanted_url(webhook)))
     });
     webhooks
