@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::Mutex as AsyncMutex;
@@ -19,6 +18,7 @@ use super::holds::Holds;
 use super::memory::Remembered;
 use super::metrics::Metrics;
 use super::namespaces::Namespaces;
+use super::transitions::Transitions;
 use crate::account::report::Problem;
 use crate::account::tenancy::{self, Permission};
 use crate::leadership::fence::Fence;
@@ -37,8 +37,8 @@ pub struct Context {
     pub started: Instant,
     /// What is counted.
     pub metrics: Metrics,
-    /// Publishes transitions as Events.
-    pub recorder: Recorder,
+    /// Where transitions are put that are to become Events.
+    pub transitions: Transitions,
     /// Every webhook, by watched namespace.
     pub webhooks: Vec<Store<ChektWebhook>>,
     /// Every account, by watched namespace.
@@ -107,6 +107,8 @@ impl Slot {
 
 impl Context {
     /// A context without any memory.
+    ///
+    /// It is made on a runtime, since its transitions have a task of their own.
     #[must_use]
     pub fn new(
         client: Client,
@@ -122,17 +124,13 @@ impl Context {
         let allowed = Mutex::default();
         let namespaces = Namespaces::new(settings.watch_namespaces.is_empty());
         let started = clock.now();
-        let reporter = Reporter {
-            controller: "chekt.com/controller".to_owned(),
-            instance: std::env::var("HOSTNAME").ok(),
-        };
-        let recorder = Recorder::new(client.clone(), reporter);
+        let transitions = Transitions::start(client.clone(), metrics.clone());
         Context {
             client,
             settings,
             started,
             metrics,
-            recorder,
+            transitions,
             webhooks,
             accounts,
             namespaces,

@@ -55,6 +55,8 @@ pub struct Metrics {
     pub leader: Gauge,
     /// How often the lease has changed hands.
     lease_transitions: Gauge,
+    /// Events about transitions that were not published.
+    pub transitions_lost: Counter,
 }
 
 impl Metrics {
@@ -88,6 +90,11 @@ impl Metrics {
             "lease_transitions",
             "How often the lease has changed hands, as it says itself",
             &metrics.lease_transitions,
+        );
+        table.add(
+            "transitions_lost",
+            "Events about transitions that were not published: the API server took none, or too many waited",
+            &metrics.transitions_lost,
         );
         metrics
     }

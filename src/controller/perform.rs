@@ -130,7 +130,7 @@ pub async fn perform(
                     memory.unclear_at = before;
                 }
             });
-            settle(context, webhook, to, step, outcome, memory, world).await;
+            settle(context, webhook, to, step, outcome, memory, world);
             Ok(Performed::Remote)
         }
         Step::Patch(id, change, why) => {
@@ -142,7 +142,7 @@ pub async fn perform(
                     memory.unclear_at = before;
                 }
             });
-            settle(context, webhook, to, step, outcome, memory, world).await;
+            settle(context, webhook, to, step, outcome, memory, world);
             Ok(Performed::Remote)
         }
         Step::Delete(id, why) => {
@@ -154,7 +154,7 @@ pub async fn perform(
                     memory.unclear_at = before;
                 }
             });
-            settle(context, webhook, to, step, outcome, memory, world).await;
+            settle(context, webhook, to, step, outcome, memory, world);
             Ok(Performed::Remote)
         }
         Step::Test(id, _) => {
@@ -280,9 +280,8 @@ async fn create(
         EventType::Normal,
         "Created",
         "Create",
-        note,
-    )
-    .await;
+        &note,
+    );
     Ok(())
 }
 
@@ -334,7 +333,7 @@ async fn patch(
         _ => "Updated",
     };
     let note = format!("Set {} of {id} at CHeKT: {}", change.fields(), why.text());
-    transitions::publish(context, webhook, EventType::Normal, reason, "Update", note).await;
+    transitions::publish(context, webhook, EventType::Normal, reason, "Update", &note);
     Ok(())
 }
 
@@ -360,9 +359,8 @@ async fn delete(
         EventType::Normal,
         "Deleted",
         "Delete",
-        note,
-    )
-    .await;
+        &note,
+    );
     Ok(())
 }
 
@@ -417,13 +415,13 @@ async fn orphan(
     let advice =
         "Delete it at CHeKT, or create a ChektWebhook with this url to have it managed again";
     let note = format!("Let go of {what}: {}. {advice}", why.text());
-    transitions::publish(context, webhook, kind, "Orphaned", "Orphan", note).await;
+    transitions::publish(context, webhook, kind, "Orphaned", "Orphan", &note);
     if let Some(account) = account {
         let note = format!(
             "Let go of {what}, when ChektWebhook {namespace}/{name} was deleted: {}. {advice}",
             why.text()
         );
-        transitions::publish(context, &account, kind, "Orphaned", "Orphan", note).await;
+        transitions::publish(context, &account, kind, "Orphaned", "Orphan", &note);
     }
     Ok(())
 }
@@ -437,7 +435,7 @@ fn count(context: &Context, step: &Step, is_ok: bool) {
 }
 
 /// Takes in what became of a write.
-async fn settle(
+fn settle(
     context: &Context,
     webhook: &ChektWebhook,
     connection: &Connection,
@@ -487,9 +485,8 @@ async fn settle(
                 EventType::Warning,
                 "Rejected",
                 "Update",
-                note,
-            )
-            .await;
+                &note,
+            );
         }
         Kind::Missing => {
             if let Step::Patch(id, ..) | Step::Delete(id, _) = step {

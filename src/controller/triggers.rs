@@ -249,7 +249,7 @@ pub async fn run(
         );
     }
     tasks.spawn(namespaces::keep(Arc::clone(&context), end.clone()));
-    tasks.spawn(ring(context, woken, bells, end.clone()));
+    tasks.spawn(ring(Arc::clone(&context), woken, bells, end.clone()));
     tokio::select! {
         // The end first: when it comes, tasks end because of it.
         biased;
@@ -261,6 +261,7 @@ pub async fn run(
     if tokio::time::timeout(LAST, finish).await.is_err() {
         tracing::warn!("a pass did not finish in time; the next start goes on with it");
     }
+    context.transitions.finish().await;
     Ok(())
 }
 

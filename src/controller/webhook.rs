@@ -211,6 +211,6 @@ async fn report_to(
     }
     let api: Api<ChektWebhook> = Api::namespaced(context.client.clone(), &world.webhook.namespace);
     let written = write::status(&api, &webhook, &status, CONTROLLER_MANAGER).await?;
-    transitions::ready(context, &webhook, &status).await;
+    transitions::ready(context, &webhook, &status);
     Ok(written)
 }
