@@ -13,7 +13,8 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::connection::{Connection, Wake};
-use super::context::{Context, Slot};
+use super::context::{Context, Slot, lighten};
+use super::echoes::is_ours_alone;
 use super::{holds, orphans};
 use crate::account::budget::Budget;
 use crate::account::report::{Problem, report, still_used};
@@ -117,7 +118,15 @@ async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, Clust
     let mut account = account.clone();
     if status != old {
         let api: Api<ChektAccount> = Api::namespaced(context.client.clone(), &key.namespace);
-        account = write::status(&api, &account, &status, CONTROLLER_MANAGER).await?;
+        let mut written = write::status(&api, &account, &status, CONTROLLER_MANAGER).await?;
+        lighten(&mut written);
+        if is_ours_alone(account.meta(), written.meta()) {
+            let uid = written.uid().unwrap_or_default();
+            context
+                .account_echoes
+                .expect(&uid, written.resource_version());
+        }
+        account = written;
     }
     holds::keep(context, &key, &account, users.is_some()).await?;
     if let Slot::Connected(connection) = &slot {

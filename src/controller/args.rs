@@ -10,6 +10,9 @@ use url::Url;
 use crate::resources::account::AccountName;
 use crate::resources::remote::is_loopback;
 
+/// How many webhooks are worked on at once by default: so many keep an API server busy while CHeKT takes 50 ms for each.
+const CONCURRENCY: u16 = 32;
+
 /// Flags of the controller.
 #[derive(Debug, Args)]
 pub struct ControllerArgs {
@@ -88,6 +91,16 @@ pub struct ControllerArgs {
         value_parser = duration
     )]
     pub orphan_after: Duration,
+    /// How many webhooks of one watched namespace, or of all, are worked on at once. More keep more requests on their way
+    /// while CHeKT takes its time; what an account allows is in its spec.rateLimit.
+    #[arg(
+        long,
+        env = "CHEKT_CONCURRENCY",
+        value_name = "N",
+        default_value_t = CONCURRENCY,
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
+    pub concurrency: u16,
 
     /// Lets accounts have a plain http baseURL that is not this machine's. Tokens and secrets can then be read by
     /// everyone on the way.
@@ -110,6 +123,8 @@ pub struct Settings {
     pub watch_namespaces: Vec<String>,
     /// The account of webhooks that name none and have none.
     pub default_account: Option<AccountName>,
+    /// How many objects of one kind and namespace are worked on at once.
+    pub concurrency: u16,
     /// Whether a plain http partner is allowed.
     pub allow_insecure_partner: bool,
     /// How long after its deletion was asked for a webhook is let go of whose credentials are gone for good.
@@ -197,6 +212,7 @@ impl ControllerArgs {
             operator_namespace: self.operator_namespace.clone(),
             watch_namespaces,
             default_account: self.default_account.clone(),
+            concurrency: self.concurrency,
             allow_insecure_partner: self.allow_insecure_partner,
             orphan_after: self.orphan_after,
             election: self.leader_elect.then(|| ElectionSettings {
@@ -222,6 +238,7 @@ mod tests {
             lease_name: "chekt-controller".to_owned(),
             lease_duration: 15,
             orphan_after: Duration::from_secs(3600),
+            concurrency: CONCURRENCY,
             allow_insecure_partner: false,
             allow_insecure_public_url: allow,
         }

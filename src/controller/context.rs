@@ -1,6 +1,7 @@
 //! What every pass is handed: the edges, the stores, and what the process remembers.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -12,8 +13,10 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::args::Settings;
+use super::claims::{self, Claims};
 use super::connection::{Connection, Wake};
 use super::definition::Definition;
+use super::echoes::Echoes;
 use super::holds::Holds;
 use super::memory::Remembered;
 use super::metrics::Metrics;
@@ -24,8 +27,11 @@ use crate::account::tenancy::{self, Permission};
 use crate::leadership::fence::Fence;
 use crate::ops::clock::Clock;
 use crate::resources::account::{AccountName, AllowedNamespaces};
-use crate::resources::{ChektAccount, ChektWebhook};
-use crate::webhook::identity;
+use crate::resources::keyring::Keyring;
+use crate::resources::{ChektAccount, ChektWebhook, remote};
+
+/// Where kubectl keeps what was applied last.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// What every pass is handed.
 pub struct Context {
@@ -40,7 +46,7 @@ pub struct Context {
     /// Where transitions are put that are to become Events.
     pub transitions: Transitions,
     /// Every webhook, by watched namespace.
-    pub webhooks: Vec<Store<ChektWebhook>>,
+    pub webhooks: Vec<Webhooks>,
     /// Every account, by watched namespace.
     pub accounts: Vec<Accounts>,
     /// The labels of namespaces.
@@ -57,9 +63,31 @@ pub struct Context {
     pub holds: Holds,
     /// Held by whoever changes a record of orphans, so that passes do not run into each other's versions.
     pub orphans: AsyncMutex<()>,
+    /// What our own writes have made of webhooks, by their uid.
+    pub webhook_echoes: Echoes,
+    /// What our own writes have made of accounts, by their uid.
+    pub account_echoes: Echoes,
+    /// What our own writes have made of keyrings, by their names.
+    pub keyring_echoes: Echoes,
     connections: Mutex<HashMap<AccountName, Slot>>,
     allowed: Mutex<HashMap<AccountName, AllowedNamespaces>>,
     memories: Mutex<HashMap<String, Arc<AsyncMutex<Remembered>>>>,
+}
+
+/// The webhooks of one watched namespace: a store that also knows who wants which url.
+pub struct Webhooks {
+    /// What the watch has shown.
+    pub store: Store<ChektWebhook>,
+    /// Who of them wants which url.
+    pub claims: Arc<Claims>,
+}
+
+impl Deref for Webhooks {
+    type Target = Store<ChektWebhook>;
+
+    fn deref(&self) -> &Store<ChektWebhook> {
+        &self.store
+    }
 }
 
 /// The accounts of one watched namespace.
@@ -116,7 +144,7 @@ impl Context {
         metrics: Metrics,
         fence: Fence,
         clock: Clock,
-        stores: (Vec<Store<ChektWebhook>>, Vec<Accounts>),
+        stores: (Vec<Webhooks>, Vec<Accounts>),
         wake: UnboundedSender<Wake>,
     ) -> Self {
         let (webhooks, accounts) = stores;
@@ -140,6 +168,9 @@ impl Context {
             definition: Definition::default(),
             holds: Holds::default(),
             orphans: AsyncMutex::default(),
+            webhook_echoes: Echoes::default(),
+            account_echoes: Echoes::default(),
+            keyring_echoes: Echoes::default(),
             connections,
             allowed,
             memories,
@@ -185,6 +216,8 @@ impl Context {
 
     /// Forgets a webhook that is gone.
     pub fn forget(&self, uid: &str) {
+        self.webhook_echoes.forget(uid);
+        self.keyring_echoes.forget(&Keyring::secret_name(uid));
         self.memories
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -259,7 +292,7 @@ impl Context {
     pub fn webhooks_of(&self, key: &AccountName) -> Vec<Arc<ChektWebhook>> {
         self.webhooks
             .iter()
-            .flat_map(|store| store.state_filter(|w: &ChektWebhook| self.account_of(w) == *key))
+            .flat_map(|store| store.state_filter(|w| self.account_of(w) == *key))
             .collect()
     }
 
@@ -285,18 +318,17 @@ impl Context {
             }
     }
 
-    /// The webhooks of an account that may have the same url as `webhook`. Two derived urls are never the same, which
-    /// is looked at first: most urls are derived.
+    /// The webhooks of an account that want `url`, in whatever spelling, the asking one among them.
     #[must_use]
-    pub fn rivals(&self, key: &AccountName, webhook: &ChektWebhook) -> Vec<Arc<ChektWebhook>> {
-        let given = webhook.spec.url.is_some();
-        let rival = |w: &ChektWebhook| {
-            (given || w.spec.url.is_some()) && self.account_of(w) == *key && self.serves(key, w)
-        };
-        self.webhooks
-            .iter()
-            .flat_map(|store| store.state_filter(rival))
-            .collect()
+    pub fn rivals(&self, key: &AccountName, url: &str) -> Vec<Arc<ChektWebhook>> {
+        let known = self.webhooks.iter();
+        let mut rivals: Vec<_> = known.flat_map(|w| w.claims.of(url, &w.store)).collect();
+        rivals.retain(|w| {
+            remote::same(&self.wanted_url(w), url)
+                && self.account_of(w) == *key
+                && self.serves(key, w)
+        });
+        rivals
     }
 
     /// The webhooks of some namespaces whose account is in another one.
@@ -315,18 +347,22 @@ impl Context {
     /// The url that a webhook wants, given or derived.
     #[must_use]
     pub fn wanted_url(&self, webhook: &ChektWebhook) -> String {
-        webhook
-            .spec
-            .url
-            .clone()
-            .unwrap_or_else(|| self.derived_url(webhook))
+        claims::wanted_url(&self.settings.public_url, webhook)
     }
 
     /// The url of our receiver for a webhook.
     #[must_use]
     pub fn derived_url(&self, webhook: &ChektWebhook) -> String {
-        let namespace = webhook.namespace().unwrap_or_default();
-        identity::derived(&self.settings.public_url, &namespace, &webhook.name_any())
+        claims::derived_url(&self.settings.public_url, webhook)
+    }
+}
+
+/// Leaves out of a store what nobody asks it for, which is half of an object.
+pub fn lighten<K: kube::Resource>(object: &mut K) {
+    let meta = object.meta_mut();
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove(LAST_APPLIED);
     }
 }
 

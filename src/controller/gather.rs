@@ -77,9 +77,14 @@ impl Held {
     pub async fn read(context: &Context, webhook: &ChektWebhook) -> Result<Held, PassError> {
         let namespace = webhook.namespace().unwrap_or_default();
         let uid = webhook.uid().unwrap_or_default();
+        let keyrings = context.keyrings();
+        let (keyring, secret) = tokio::join!(
+            secrets::keyring(&keyrings, &uid),
+            wanted_secret(context, webhook, &namespace)
+        );
         Ok(Held {
-            keyring: secrets::keyring(&context.keyrings(), &uid).await?,
-            secret: wanted_secret(context, webhook, &namespace).await?,
+            keyring: keyring?,
+            secret: secret?,
             generation: webhook.meta().generation,
         })
     }
@@ -381,12 +386,10 @@ fn claimed_by(
         uid: w.uid(),
     };
     let mine = claim(webhook);
-    let others = context.rivals(account, webhook);
-    let older = others.iter().find(|other| {
-        other.uid() != webhook.uid()
-            && claim(other) < mine
-            && remote::same(&context.wanted_url(other), url)
-    })?;
+    let others = context.rivals(account, url);
+    let older = others
+        .iter()
+        .find(|other| other.uid() != webhook.uid() && claim(other) < mine)?;
     Some(named(older, webhook))
 }
 

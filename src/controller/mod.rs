@@ -10,9 +10,11 @@
 
 pub mod account;
 pub mod args;
+pub mod claims;
 pub mod connection;
 pub mod context;
 pub mod definition;
+pub mod echoes;
 pub mod gather;
 pub mod holds;
 pub mod leader;

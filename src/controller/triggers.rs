@@ -21,17 +21,19 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use kube::core::PartialObjectMeta;
-use kube::runtime::controller::Config;
+use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::args::Settings;
+use super::claims::Claims;
 use super::connection::Wake;
-use super::context::{Accounts, Context};
+use super::context::{Accounts, Context, Webhooks, lighten};
 use super::metrics::Metrics;
 use super::{account, namespaced, namespaces, webhook};
 use crate::account::roster::Changes;
@@ -42,9 +44,6 @@ use crate::resources::account::AccountName;
 use crate::resources::keyring::{LABEL, WEBHOOK_NAME, WEBHOOK_NAMESPACE};
 use crate::resources::remote::canonical;
 use crate::resources::{ChektAccount, ChektWebhook};
-
-/// How many objects of one kind and namespace are worked on at once.
-const AT_ONCE: u16 = 16;
 
 /// How long passes under way may take to finish when the process ends: less than the 30 s that Kubernetes gives.
 const LAST: Duration = Duration::from_secs(20);
@@ -57,6 +56,7 @@ pub struct Watches(Vec<Watched>);
 struct Watched {
     namespace: Option<String>,
     webhooks: Watch<ChektWebhook>,
+    claims: Arc<Claims>,
     accounts: Watch<ChektAccount>,
 }
 
@@ -96,17 +96,26 @@ where
         + Sync
         + 'static,
 {
-    /// A watch that backs off by itself and says when its list is complete. Nothing happens until it is polled.
-    fn new(client: &Client, namespace: Option<&str>, listed: Listed) -> Self {
+    /// A watch that backs off by itself and says when its list is complete. Nothing happens until it is polled. `saw` is
+    /// told of each event once it is in the store.
+    fn new(
+        client: &Client,
+        namespace: Option<&str>,
+        listed: Listed,
+        saw: impl Fn(&watcher::Event<K>, &Store<K>) + Send + 'static,
+    ) -> Self {
         let (store, writer) = reflector::store();
         let api: Api<K> = namespaced(client, namespace);
         let mut first = Some(listed);
         let complete = Arc::new(AtomicBool::new(false));
         let is_complete = Arc::clone(&complete);
+        let shown = store.clone();
         let events = watcher(api, watcher::Config::default())
             .default_backoff()
+            .modify(lighten)
             .reflect(writer)
             .inspect_ok(move |event| {
+                saw(event, &shown);
                 if matches!(event, watcher::Event::InitDone)
                     && let Some(listed) = first.take()
                 {
@@ -131,8 +140,12 @@ where
         }
     }
 
-    /// A controller over all that is in the store, and whatever changes from now on.
-    fn into_controller(self) -> Controller<K> {
+    /// A controller over all that is in the store, and whatever changes from now on but for the echoes of our own writes.
+    fn into_controller(
+        self,
+        concurrency: u16,
+        is_echo: impl Fn(&K) -> bool + Send + 'static,
+    ) -> Controller<K> {
         let Watch {
             store,
             complete: _,
@@ -143,6 +156,7 @@ where
         // At the end of a list everything is looked at: its beginning may have gone by while the process stood by.
         let later = events.flat_map(move |event| {
             futures::stream::iter(match event {
+                Ok(watcher::Event::Apply(object)) if is_echo(&object) => vec![],
                 Ok(watcher::Event::Apply(object)) => vec![Ok(Arc::new(object))],
                 Ok(watcher::Event::InitDone) => state.state().into_iter().map(Ok).collect(),
                 Ok(
@@ -152,7 +166,8 @@ where
             })
         });
         let objects = begin.chain(later).map_ok(|object| (*object).clone());
-        Controller::for_stream(objects, store).with_config(Config::default().concurrency(AT_ONCE))
+        Controller::for_stream(objects, store)
+            .with_config(Config::default().concurrency(concurrency))
     }
 }
 
@@ -168,10 +183,19 @@ impl Watches {
             left: Arc::new(AtomicUsize::new(2 * namespaces.len())),
             gate: Arc::new(stores),
         };
-        let watched = namespaces.into_iter().map(|namespace| Watched {
-            webhooks: Watch::new(client, namespace.as_deref(), listed.clone()),
-            accounts: Watch::new(client, namespace.as_deref(), listed.clone()),
-            namespace,
+        let watched = namespaces.into_iter().map(|namespace| {
+            let claims = Arc::new(Claims::new(settings.public_url.clone()));
+            let (claiming, of) = (Arc::clone(&claims), namespace.as_deref());
+            let webhooks = Watch::new(client, of, listed.clone(), move |event, store| {
+                claiming.saw(event, store);
+            });
+            let accounts = Watch::new(client, of, listed.clone(), |_, _| {});
+            Watched {
+                namespace,
+                webhooks,
+                claims,
+                accounts,
+            }
         });
         Watches(watched.collect())
     }
@@ -197,7 +221,11 @@ pub async fn run(
     Watches(watched): Watches,
     end: CancellationToken,
 ) -> anyhow::Result<()> {
-    let webhook_stores = watched.iter().map(|w| w.webhooks.store.clone()).collect();
+    let webhooks_of = |w: &Watched| Webhooks {
+        store: w.webhooks.store.clone(),
+        claims: Arc::clone(&w.claims),
+    };
+    let webhook_stores = watched.iter().map(webhooks_of).collect();
     let accounts_of = |w: &Watched| Accounts {
         namespace: w.namespace.clone(),
         store: w.accounts.store.clone(),
@@ -221,6 +249,7 @@ pub async fn run(
     for Watched {
         namespace,
         webhooks,
+        claims: _,
         accounts,
     } in watched
     {
@@ -234,7 +263,7 @@ pub async fn run(
         run_webhooks(
             &mut tasks,
             &context,
-            webhooks.into_controller(),
+            webhooks,
             namespace.as_deref(),
             webhook_bell,
             &end,
@@ -242,7 +271,7 @@ pub async fn run(
         run_accounts(
             &mut tasks,
             &context,
-            accounts.into_controller(),
+            accounts,
             namespace.as_deref(),
             account_bell,
             &end,
@@ -268,12 +297,20 @@ pub async fn run(
 fn run_webhooks(
     tasks: &mut JoinSet<()>,
     context: &Arc<Context>,
-    controller: Controller<ChektWebhook>,
+    webhooks: Watch<ChektWebhook>,
     namespace: Option<&str>,
     bell: UnboundedReceiver<ObjectRef<ChektWebhook>>,
     end: &CancellationToken,
 ) {
-    let store = controller.store();
+    let echoes = Arc::clone(context);
+    let is_echo = move |webhook: &ChektWebhook| {
+        let uid = webhook.metadata.uid.as_deref().unwrap_or_default();
+        let version = webhook.metadata.resource_version.as_deref();
+        echoes.webhook_echoes.is_echo(uid, version)
+    };
+    let store = webhooks.store.clone();
+    let controller = webhooks.into_controller(context.settings.concurrency, is_echo);
+    let echoes = Arc::clone(context);
     let secrets: Api<PartialObjectMeta<Secret>> = namespaced(&context.client, namespace);
     let keyrings: Api<PartialObjectMeta<Secret>> =
         Api::namespaced(context.client.clone(), &context.settings.operator_namespace);
@@ -284,12 +321,16 @@ fn run_webhooks(
         .watches(
             keyrings,
             watcher::Config::default().labels(LABEL),
-            |secret| webhook_of(&secret),
+            move |secret| {
+                let version = secret.metadata.resource_version.as_deref();
+                let is_echo = echoes.keyring_echoes.is_echo(&secret.name_any(), version);
+                webhook_of(&secret).filter(|_| !is_echo)
+            },
         )
         .reconcile_on(bell_stream(bell))
         .graceful_shutdown_on(end.clone().cancelled_owned())
         .run(
-            webhook::reconcile,
+            |webhook, context| on_its_own(webhook::reconcile(webhook, context)),
             |_, error, _| match *error {},
             Arc::clone(context),
         );
@@ -299,12 +340,19 @@ fn run_webhooks(
 fn run_accounts(
     tasks: &mut JoinSet<()>,
     context: &Arc<Context>,
-    controller: Controller<ChektAccount>,
+    accounts: Watch<ChektAccount>,
     namespace: Option<&str>,
     bell: UnboundedReceiver<ObjectRef<ChektAccount>>,
     end: &CancellationToken,
 ) {
-    let store = controller.store();
+    let store = accounts.store.clone();
+    let echoes = Arc::clone(context);
+    let is_echo = move |account: &ChektAccount| {
+        let uid = account.metadata.uid.as_deref().unwrap_or_default();
+        let version = account.metadata.resource_version.as_deref();
+        echoes.account_echoes.is_echo(uid, version)
+    };
+    let controller = accounts.into_controller(context.settings.concurrency, is_echo);
     let secrets: Api<PartialObjectMeta<Secret>> = namespaced(&context.client, namespace);
     let stream = controller
         .watches(secrets, watcher::Config::default(), move |secret| {
@@ -318,6 +366,21 @@ fn run_accounts(
             Arc::clone(context),
         );
     tasks.spawn(drive(stream, "accounts"));
+}
+
+/// Runs a pass as a task. A controller polls all its passes whenever one of them goes on (kube 5.0.0), which for a task
+/// is a look at a flag. Dropped, the task is aborted: whoever drops a pass means it.
+async fn on_its_own(
+    pass: impl Future<Output = Result<Action, std::convert::Infallible>> + Send + 'static,
+) -> Result<Action, std::convert::Infallible> {
+    match AbortOnDropHandle::new(tokio::spawn(pass)).await {
+        Ok(action) => action,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only the runtime aborts it, when the process ends.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
 
 fn bell_stream<K: kube::Resource<DynamicType = ()> + 'static>(
@@ -428,8 +491,7 @@ fn concerned(
         // One that is to be taken over may come only now.
         let pinned = webhook.spec.webhook_id.as_ref();
         let mut named = recorded.into_iter().chain(pinned);
-        named.any(|id| ids.contains(id))
-            || urls.contains(&canonical(&context.wanted_url(webhook)))
+        named.any(|id| ids.contains(id)) || urls.contains(&canonical(&context.wanted_url(webhook)))
     });
     webhooks
 }
@@ -438,9 +500,11 @@ fn webhooks_naming(
     store: &Store<ChektWebhook>,
     secret: &PartialObjectMeta<Secret>,
 ) -> Vec<ObjectRef<ChektWebhook>> {
-    let (namespace, name) = (secret.namespace(), secret.name_any());
+    let (namespace, name) = (&secret.metadata.namespace, secret.name_any());
+    // Asked of each webhook for each Secret of a namespace.
     let names = |w: &ChektWebhook| {
-        w.namespace() == namespace && w.spec.secret_ref.as_ref().is_some_and(|r| r.name == name)
+        w.spec.secret_ref.as_ref().is_some_and(|r| r.name == name)
+            && w.metadata.namespace == *namespace
     };
     store
         .state_filter(names)

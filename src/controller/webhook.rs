@@ -6,14 +6,15 @@ use std::time::Duration;
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 
-use super::context::Context;
+use super::context::{Context, lighten};
+use super::echoes::is_ours_alone;
 use super::gather::{Gathered, Held, PassError, gather};
 use super::memory::Remembered;
 use super::perform::{Performed, perform};
 use super::{holds, transitions};
 use crate::account::turns::{Asker, Turn, Urgency};
 use crate::cluster::{ClusterError, write};
-use crate::resources::keyring::WebhookIdentity;
+use crate::resources::keyring::{Keyring, WebhookIdentity};
 use crate::resources::webhook::{ChektWebhookStatus, TestPolicy};
 use crate::resources::{CONTROLLER_MANAGER, ChektWebhook};
 use crate::webhook::health::{self, Act};
@@ -119,8 +120,13 @@ async fn pass(
             }));
         }
         match perform(context, &webhook, &gathered, &step, memory).await? {
-            Performed::Object(object) => webhook = *object,
-            Performed::Keyring(stored) => held.keyring = Some(*stored),
+            Performed::Object(object) => webhook = wrote(context, &webhook, *object),
+            Performed::Keyring(stored) => {
+                let name = Keyring::secret_name(&stored.keyring.webhook.uid);
+                let version = stored.resource_version.clone();
+                context.keyring_echoes.expect(&name, version);
+                held.keyring = Some(*stored);
+            }
             Performed::NoKeyring => held.keyring = None,
             Performed::Gone => {
                 context.forget(&world.webhook.uid);
@@ -212,5 +218,19 @@ async fn report_to(
     let api: Api<ChektWebhook> = Api::namespaced(context.client.clone(), &world.webhook.namespace);
     let written = write::status(&api, &webhook, &status, CONTROLLER_MANAGER).await?;
     transitions::ready(context, &webhook, &status);
-    Ok(written)
+    Ok(wrote(context, &webhook, written))
+}
+
+/// Takes in what a write of ours has made of a webhook, so that its echo wakes nobody.
+fn wrote(context: &Context, before: &ChektWebhook, mut after: ChektWebhook) -> ChektWebhook {
+    lighten(&mut after);
+    let deliveries = |w: &ChektWebhook| w.status.as_ref().and_then(|s| s.deliveries.clone());
+    if is_ours_alone(&before.metadata, &after.metadata) && deliveries(before) == deliveries(&after)
+    {
+        let uid = after.uid().unwrap_or_default();
+        context
+            .webhook_echoes
+            .expect(&uid, after.resource_version());
+    }
+    after
 }
