@@ -124,7 +124,7 @@ pub fn once_for_a_profiler(
         None => (Pace::Closed, CLOSED),
     };
     let run = once(server, kind, pace, connections.parse()?, plan)?;
-    Table::new().run(what, &run, status);
+    Table::default().run(what, &run, status);
     Ok(())
 }
 

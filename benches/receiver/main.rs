@@ -26,6 +26,10 @@ mod driver;
 #[cfg(target_os = "linux")]
 mod flood;
 #[cfg(target_os = "linux")]
+#[path = "../shared/goals.rs"]
+mod goals;
+#[cfg(target_os = "linux")]
+#[path = "../shared/machine.rs"]
 mod machine;
 #[cfg(target_os = "linux")]
 mod memory;
@@ -86,7 +90,7 @@ fn run(words: &[&str]) -> anyhow::Result<()> {
     }
     let wanted = |part: &str| words.is_empty() || words.contains(&part);
     machine::prepare()?;
-    let mut table = table::Table::new();
+    let mut table = table::Table::default();
     if wanted("answers") {
         answers::measure(&mut table)?;
     }

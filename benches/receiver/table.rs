@@ -1,69 +1,34 @@
 //! The tables: first what was promised, as ratios; then what they were made from.
 
 use std::fmt::Write as _;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use crate::driver::Run;
-use crate::machine;
-
-/// One promise and how it was kept.
-#[derive(Clone, Debug)]
-pub struct Goal {
-    /// What is compared with what.
-    pub what: String,
-    /// The ratio.
-    pub value: f64,
-    /// It is kept up to this.
-    pub at_most: Option<f64>,
-    /// It is kept from this on.
-    pub at_least: Option<f64>,
-    /// The two numbers, for scale.
-    pub scale: String,
-}
+pub use crate::goals::{Goal, Goals};
 
 /// Everything that was measured.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Table {
-    goals: String,
+    goals: Goals,
     runs: String,
-    notes: String,
+}
+
+impl Deref for Table {
+    type Target = Goals;
+
+    fn deref(&self) -> &Goals {
+        &self.goals
+    }
+}
+
+impl DerefMut for Table {
+    fn deref_mut(&mut self) -> &mut Goals {
+        &mut self.goals
+    }
 }
 
 impl Table {
-    /// An empty one.
-    pub fn new() -> Self {
-        Table {
-            goals: String::new(),
-            runs: String::new(),
-            notes: String::new(),
-        }
-    }
-
-    /// Enters a promise.
-    #[allow(clippy::needless_pass_by_value)] // It is of no other use to anybody.
-    pub fn goal(&mut self, goal: Goal) {
-        let within = |most: Option<f64>, least: Option<f64>| {
-            most.is_none_or(|most| goal.value <= most)
-                && least.is_none_or(|least| goal.value >= least)
-        };
-        let wanted = match (goal.at_most, goal.at_least) {
-            (Some(most), _) => format!("at most {most:.2}"),
-            (None, Some(least)) => format!("at least {least:.2}"),
-            (None, None) => "none".to_owned(),
-        };
-        let kept = match (goal.at_most, goal.at_least) {
-            (None, None) => "-",
-            (most, least) if within(most, least) => "yes",
-            _ => "**no**",
-        };
-        let line = format!(
-            "| {} | {:.2} | {wanted} | {kept} | {} |",
-            goal.what, goal.value, goal.scale
-        );
-        println!("{line}");
-        let _ = writeln!(self.goals, "{line}");
-    }
-
     /// Enters a run of a single stream, in which every answer should have this status.
     pub fn run(&mut self, what: &str, run: &Run, status: u16) {
         let outcome = &run.outcomes[0];
@@ -85,22 +50,9 @@ impl Table {
         }
     }
 
-    /// Says something that belongs to the numbers.
-    pub fn note(&mut self, note: &str) {
-        println!("{note}");
-        let _ = writeln!(self.notes, "- {note}");
-    }
-
-    /// Says what is missing and why.
-    pub fn not_measured(&mut self, what: &str, why: &str) {
-        self.note(&format!("NOT MEASURED: {what}: {why}"));
-    }
-
     /// Prints all of it as Markdown.
     pub fn print(&self) {
-        println!("\n\n### Ratios\n");
-        println!("| what | ratio | goal | kept | for scale |\n| --- | --- | --- | --- | --- |");
-        print!("{}", self.goals);
+        self.goals.print();
         if !self.runs.is_empty() {
             println!("\n### For scale\n");
             println!(
@@ -109,10 +61,7 @@ impl Table {
             println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
             print!("{}", self.runs);
         }
-        if !self.notes.is_empty() {
-            println!("\n{}", self.notes);
-        }
-        println!("\n{}", machine::described());
+        self.print_notes();
     }
 }
 

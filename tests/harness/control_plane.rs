@@ -272,6 +272,8 @@ impl ControlPlane {
             .args(["--listen-client-urls", &etcd_url])
             .args(["--advertise-client-urls", &etcd_url])
             .args(["--listen-peer-urls", &format!("http://{etcd_peer}")])
+            // Of 2 GiB by default, the large Secrets of a benchmark take half, and their list another.
+            .args(["--quota-backend-bytes", "8589934592"])
             .args(["--unsafe-no-fsync", "--log-level=warn"]);
         plane.run("etcd", command)?;
 
