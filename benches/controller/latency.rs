@@ -53,7 +53,7 @@ pub async fn measure(scene: &Scene, webhooks: usize) -> anyhow::Result<Times> {
     for edit in 0..EDITS {
         // Spread over all of them, and another wish at every round.
         let name = format!("w{}", edit * webhooks.div_ceil(EDITS).max(1) % webhooks);
-        let events = if edit / webhooks.min(EDITS) % 2 == 0 {
+        let events = if (edit / webhooks.min(EDITS)).is_multiple_of(2) {
             json!(["alarm.triggered"])
         } else {
             json!(["alarm.triggered", "alarm.cleared"])

@@ -231,7 +231,10 @@ async fn idle(
     let cpu = machine::cpu_of(process.id())?;
     let began = Instant::now();
     tokio::time::sleep(INTERVAL * INTERVALS).await;
-    let (took, cpu) = (began.elapsed(), machine::cpu_of(process.id())? - cpu);
+    let (took, cpu) = (
+        began.elapsed(),
+        machine::cpu_of(process.id())?.saturating_sub(cpu),
+    );
     let counted = Counted::now(&scene.users.client).await?.since(&before);
     let calls = scene.calls(mark).await?;
     let again = passes(process).await? - passes_before;

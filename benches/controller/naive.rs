@@ -97,27 +97,24 @@ async fn apply(
         Some(id) => context.call(Method::GET, id, None).await?,
         None => None,
     };
-    let id = match (known, remote) {
-        (Some(id), Some(remote)) => {
-            let events: BTreeSet<&str> = remote["events"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .collect();
-            let same = remote["url"].as_str() == webhook.spec.url.as_deref()
-                && events == webhook.spec.events.iter().map(String::as_str).collect();
-            if !same {
-                context.call(Method::PATCH, &id, Some(&wanted)).await?;
-            }
-            id
+    let id = if let (Some(id), Some(remote)) = (known, remote) {
+        let events: BTreeSet<&str> = remote["events"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let same = remote["url"].as_str() == webhook.spec.url.as_deref()
+            && events == webhook.spec.events.iter().map(String::as_str).collect();
+        if !same {
+            context.call(Method::PATCH, &id, Some(&wanted)).await?;
         }
-        (None, _) | (Some(_), None) => {
-            let made = context.call(Method::POST, "", Some(&wanted)).await?;
-            let id = made.as_ref().and_then(|m| m["webhook_id"].as_str());
-            id.ok_or_else(|| Error::Other("the answer has no webhook_id".to_owned()))?
-                .to_owned()
-        }
+        id
+    } else {
+        let made = context.call(Method::POST, "", Some(&wanted)).await?;
+        let id = made.as_ref().and_then(|m| m["webhook_id"].as_str());
+        id.ok_or_else(|| Error::Other("the answer has no webhook_id".to_owned()))?
+            .to_owned()
     };
     let old = webhook.status.as_ref();
     let told = old.is_some_and(|s| {

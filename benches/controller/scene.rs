@@ -12,7 +12,7 @@ use chekt_operator::resources::ChektWebhook;
 use chekt_operator::resources::conditions::{self, READY};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use serde::Deserialize;
@@ -178,7 +178,7 @@ impl Scene {
     /// What the API server has against it.
     pub async fn delete_all(&self) -> anyhow::Result<()> {
         let api = self.users.webhooks();
-        api.delete_collection(&DeleteParams::default(), &Default::default())
+        api.delete_collection(&DeleteParams::default(), &ListParams::default())
             .await?;
         Ok(())
     }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use chekt_operator::controller::args::Settings;
+use chekt_operator::controller::claims::Claims;
 use chekt_operator::controller::connection::Wake;
-use chekt_operator::controller::context::{Accounts, Context};
+use chekt_operator::controller::context::{Accounts, Context, Webhooks};
 use chekt_operator::controller::metrics::Metrics;
 use chekt_operator::controller::{account, webhook};
 use chekt_operator::leadership::fence::Fence;
@@ -118,12 +119,17 @@ impl Engine {
             operator_namespace: OPERATOR.to_owned(),
             watch_namespaces: Vec::new(),
             default_account: None,
+            concurrency: 1,
             allow_insecure_partner: false,
             election: None,
             orphan_after: Duration::from_secs(3600),
         };
         let (webhook_store, webhooks) = reflector::store();
         let (account_store, accounts) = reflector::store();
+        let claiming = Webhooks {
+            store: webhook_store,
+            claims: Arc::new(Claims::new(settings.public_url.clone())),
+        };
         let known = Accounts {
             namespace: None,
             store: account_store,
@@ -136,7 +142,7 @@ impl Engine {
             Metrics::default(),
             Fence::open(),
             clock.clone(),
-            (vec![webhook_store], vec![known]),
+            (vec![claiming], vec![known]),
             wake,
         );
         Ok(Engine {
@@ -149,6 +155,14 @@ impl Engine {
             due: BTreeMap::new(),
             noticed: None,
         })
+    }
+
+    /// Shows a webhook to whoever watches.
+    fn show(&mut self, event: &watcher::Event<ChektWebhook>) {
+        self.webhooks.apply_watcher_event(event);
+        for known in &self.context.webhooks {
+            known.claims.saw(event, &known.store);
+        }
     }
 
     /// Takes in what watches would show.
@@ -195,16 +209,20 @@ impl Engine {
             {
                 let webhook: ChektWebhook = serde_json::from_value(webhook)?;
                 self.due.insert(name.clone(), now);
-                self.webhooks
-                    .apply_watcher_event(&watcher::Event::Apply(webhook));
+                self.show(&watcher::Event::Apply(webhook));
             }
             seen.insert(name, made_of);
         }
-        for name in self.seen.keys().filter(|name| !seen.contains_key(*name)) {
+        let gone: Vec<String> = self
+            .seen
+            .keys()
+            .filter(|name| !seen.contains_key(*name))
+            .cloned()
+            .collect();
+        for name in &gone {
             self.due.remove(name);
             if let Some(last) = self.handed.remove(name) {
-                self.webhooks
-                    .apply_watcher_event(&watcher::Event::Delete(last));
+                self.show(&watcher::Event::Delete(last));
             }
         }
         self.seen = seen;
