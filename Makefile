@@ -9,8 +9,7 @@ export RUST_LIB_BACKTRACE ?= 0
 .PHONY: help demo test kill-test crash-matrix ambiguity-matrix twin bench bench-controller peers generate fuzz lint ci control-plane
 
 help: ## Says what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s
-", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 # Built first and apart, so that the demo speaks without interruption once it begins. It is a test as well: it ends
 # with 0 only if everything was as expected.
