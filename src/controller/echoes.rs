@@ -46,7 +46,25 @@ impl Echoes {
         true
     }
 
-    /// Expects nothing more of an object that is gone.
+    /// Whether a write of ours is missing from an object of this version, which a store has: it is older than what we
+    /// wrote. `true` also where somebody else wrote after us, which only the API server can tell.
+    pub fn is_behind(&self, object: &str, version: Option<&str>) -> bool {
+        let mut awaited = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(versions) = awaited.get_mut(object) else {
+            return false;
+        };
+        if let Some(at) = versions.iter().position(|v| Some(v.as_str()) == version) {
+            // Its echo was faster than the answer that it was noted after.
+            versions.drain(..=at);
+        }
+        if versions.is_empty() {
+            awaited.remove(object);
+            return false;
+        }
+        true
+    }
+
+    /// Expects nothing more of an object that is gone, or that a store has as it is.
     pub fn forget(&self, object: &str) {
         let mut awaited = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         awaited.remove(object);
@@ -118,5 +136,17 @@ mod tests {
         );
         echoes.forget("a");
         assert!(!echoes.is_echo("a", Some("99")));
+    }
+
+    #[test]
+    fn a_store_is_behind_until_it_has_the_last_of_what_we_wrote() {
+        let echoes = Echoes::default();
+        assert!(!echoes.is_behind("a", Some("1")));
+        echoes.expect("a", Some("2".to_owned()));
+        echoes.expect("a", Some("3".to_owned()));
+        assert!(echoes.is_behind("a", Some("1")));
+        assert!(echoes.is_behind("a", Some("2")), "the second is missing");
+        assert!(!echoes.is_behind("a", Some("3")), "it was noted late");
+        assert!(!echoes.is_echo("a", Some("3")));
     }
 }

@@ -13,7 +13,7 @@ use super::memory::Remembered;
 use super::perform::{Performed, perform};
 use super::{holds, transitions};
 use crate::account::turns::{Asker, Turn, Urgency};
-use crate::cluster::{ClusterError, write};
+use crate::cluster::{ClusterError, within, write};
 use crate::resources::keyring::{Keyring, WebhookIdentity};
 use crate::resources::webhook::{ChektWebhookStatus, TestPolicy};
 use crate::resources::{CONTROLLER_MANAGER, ChektWebhook};
@@ -25,6 +25,8 @@ use crate::webhook::world::World;
 
 /// The most steps of one pass; a webhook that needs more gives the others a turn.
 const MOST_STEPS: usize = 24;
+/// How long the API server may take to show an object.
+const DEADLINE: Duration = Duration::from_secs(10);
 /// The pause after a pass that was not finished because somebody else wrote first.
 const AFTER_CONFLICT: Duration = Duration::from_millis(200);
 /// How soon a webhook that waits for its turn looks again by itself, should the account that gives turns be made anew
@@ -47,7 +49,7 @@ pub async fn reconcile(
     let mut memory = memory.lock().await;
     let (namespace, name) = (webhook.namespace().unwrap_or_default(), webhook.name_any());
     Ok(
-        match Box::pin(pass(&context, (*webhook).clone(), &mut memory)).await {
+        match Box::pin(pass(&context, &webhook, &mut memory)).await {
             Ok(action) => action,
             Err(PassError::Cluster(
                 ClusterError::Conflict(why) | ClusterError::AlreadyExists(why),
@@ -68,11 +70,36 @@ pub async fn reconcile(
     )
 }
 
+/// The object as it is. A store that does not show our own last write yet would have it made again. `None`: another
+/// object is under its name by now, of which the store will tell.
+async fn present(
+    context: &Context,
+    known: &ChektWebhook,
+) -> Result<Option<ChektWebhook>, ClusterError> {
+    let uid = known.uid().unwrap_or_default();
+    let version = known.metadata.resource_version.as_deref();
+    if !context.webhook_echoes.is_behind(&uid, version) {
+        return Ok(Some(known.clone()));
+    }
+    let namespace = known.namespace().unwrap_or_default();
+    let api: Api<ChektWebhook> = Api::namespaced(context.client.clone(), &namespace);
+    let mut present = within(DEADLINE, api.get(&known.name_any())).await?;
+    lighten(&mut present);
+    if present.resource_version() == known.resource_version() {
+        // Somebody else has written since, and the store shows that.
+        context.webhook_echoes.forget(&uid);
+    }
+    Ok(Some(present).filter(|present| present.uid() == known.uid()))
+}
+
 async fn pass(
     context: &Context,
-    mut webhook: ChektWebhook,
+    known: &ChektWebhook,
     memory: &mut Remembered,
 ) -> Result<Action, PassError> {
+    let Some(mut webhook) = present(context, known).await? else {
+        return Ok(Action::await_change());
+    };
     let mut held = Held::read(context, &webhook).await?;
     for _ in 0..MOST_STEPS {
         if held.is_for_another(&webhook) {
