@@ -51,9 +51,9 @@ where
     .await
 }
 
-/// Applies a complete status. It names the uid, so that a new object under an old name is not told the old one's
-/// story, and no resource version, so that nobody else's write can make it fail: an id that is not recorded is
-/// how webhooks are made twice.
+/// Applies a complete status. It names no resource version, so that nobody else's write can make it fail: an id that is
+/// not recorded is how webhooks are made twice. The uid is for those who read along: the API server does not look at it in
+/// a status, so a new object under an old name may be told the old one's story for a moment.
 ///
 /// # Errors
 /// [`ClusterError`].
