@@ -194,6 +194,10 @@ async fn a_webhook_without_an_account_is_released_and_an_event_says_what_is_left
         "--wait=false",
     ];
     stage.users.kubectl(&account).await?.ok()?;
+    // Somebody did not want to wait for the webhook.
+    let none = r#"{"metadata":{"finalizers":null}}"#;
+    let patch = ["patch", "cacc", "default", "--type=merge", "-p", none];
+    stage.users.kubectl(&patch).await?.ok()?;
     stage.controller()?.restart().await?;
     ask_for_deletion(&stage).await?;
     stage.users.webhook_gone("alarms", SOON).await?;
