@@ -2,12 +2,17 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::controller::{self, ControllerArgs};
+use crate::controller::{self, ControllerArgs, commands};
 use crate::ops::logs::{self, LogFormat};
 use crate::ops::shutdown;
 use crate::receiver::deadletters::{self, DeadLettersArgs, ReplayArgs};
 use crate::receiver::{self, ReceiverArgs};
 use crate::sandbox::{self, SandboxArgs};
+
+/// What is logged where nobody says otherwise.
+const LOG: &str = "info,kube_client=off";
+/// The same for a command that a person waits for, who is told what became of it anyway.
+const LOG_OF_COMMANDS: &str = "warn,kube_client=off";
 
 /// Registers CHeKT webhooks from Kubernetes resources and turns their deliveries into Kubernetes Events.
 #[derive(Debug, Parser)]
@@ -36,7 +41,7 @@ struct Logging {
     #[arg(
         long,
         env = "CHEKT_LOG",
-        default_value = "info,kube_client=off",
+        default_value = LOG,
         global = true
     )]
     log: String,
@@ -55,6 +60,10 @@ enum Command {
     DeadLetters(DeadLettersArgs),
     /// Has deliveries that could not be published tried again.
     Replay(ReplayArgs),
+    /// Lists the remote webhooks that were let go of without being deleted, and removes them on request.
+    Orphans(commands::orphans::OrphansArgs),
+    /// Prints manifests for the remote webhooks of an account that nobody manages.
+    Import(commands::import::ImportArgs),
     /// Prints the custom resource definitions as YAML.
     Crds,
 }
@@ -65,13 +74,26 @@ impl Cli {
     /// # Errors
     /// Whatever keeps the process from starting or from going on.
     pub async fn run(self) -> anyhow::Result<()> {
-        logs::init(self.logging.log_format, &self.logging.log)?;
+        let log = match &self.command {
+            Command::Orphans(_) | Command::Import(_) if self.logging.log == LOG => LOG_OF_COMMANDS,
+            Command::Controller(_)
+            | Command::Receiver(_)
+            | Command::Sandbox(_)
+            | Command::DeadLetters(_)
+            | Command::Replay(_)
+            | Command::Orphans(_)
+            | Command::Import(_)
+            | Command::Crds => &self.logging.log,
+        };
+        logs::init(self.logging.log_format, log)?;
         match self.command {
             Command::Controller(args) => controller::run(*args, shutdown::on_signal()?).await,
             Command::Receiver(args) => receiver::run(*args, shutdown::on_signal()?).await,
             Command::Sandbox(args) => sandbox::run(*args, shutdown::on_signal()?).await,
             Command::DeadLetters(args) => deadletters::list(&args),
             Command::Replay(args) => deadletters::replay(&args),
+            Command::Orphans(args) => commands::orphans::run(args).await,
+            Command::Import(args) => commands::import::run(args).await,
             Command::Crds => {
                 print!("{}", crate::resources::crds_yaml()?);
                 Ok(())

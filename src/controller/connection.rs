@@ -100,6 +100,24 @@ impl Connection {
         }
     }
 
+    /// The same, with somebody who gives turns. That ends by itself once nobody holds the connection any more.
+    #[must_use]
+    pub fn open(
+        account: AccountName,
+        client: PartnerClient,
+        made_of: [u8; 32],
+        wake: UnboundedSender<Wake>,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> Arc<Self> {
+        let waiting = client.waiting();
+        let connection = Connection::new(account, client, made_of, wake, metrics, clock);
+        let connection = Arc::new(connection);
+        let turns = Connection::give_turns(Arc::downgrade(&connection), waiting);
+        drop(tokio::spawn(turns));
+        connection
+    }
+
     /// The roster. Nobody awaits while holding it.
     pub fn roster(&self) -> MutexGuard<'_, Roster> {
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)

@@ -11,8 +11,10 @@
 pub mod account;
 pub mod args;
 pub mod claims;
+pub mod commands;
 pub mod connection;
 pub mod context;
+pub mod credentials;
 pub mod definition;
 pub mod echoes;
 pub mod gather;

@@ -412,8 +412,7 @@ async fn orphan(
             EventType::Warning
         }
     };
-    let advice =
-        "Delete it at CHeKT, or create a ChektWebhook with this url to have it managed again";
+    let advice = "Delete it with `chekt-operator orphans` or at CHeKT, or create a ChektWebhook with this url to have it managed again";
     let note = format!("Let go of {what}: {}. {advice}", why.text());
     transitions::publish(context, webhook, kind, "Orphaned", "Orphan", &note);
     if let Some(account) = account {

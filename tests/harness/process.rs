@@ -5,19 +5,24 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::io::AsyncWriteExt;
 
+use super::cluster::Said;
 use super::eventually::eventually;
 use super::reaper::{self, Guarded};
 
 /// How long a process may take until it listens.
 const LISTEN: Duration = Duration::from_secs(30);
+
+/// How long a command that ends by itself may take.
+const COMMAND: Duration = Duration::from_secs(60);
 
 /// Which of the processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -441,4 +446,35 @@ pub fn binary() -> anyhow::Result<PathBuf> {
         path.display()
     );
     Ok(path)
+}
+
+/// Runs a command of the binary to its end, with nobody at the terminal.
+///
+/// # Errors
+/// When it cannot be run or does not end.
+pub async fn command(kubeconfig: &Path, args: &[&str], input: &str) -> anyhow::Result<Said> {
+    let mut child = tokio::process::Command::new(binary()?)
+        .args(args)
+        .env("KUBECONFIG", kubeconfig)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("cannot start the command")?;
+    let mut stdin = child.stdin.take().context("the command has no input")?;
+    let feed = async move {
+        // Whoever does not want the input closes it early.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+    };
+    let both = async { tokio::join!(feed, child.wait_with_output()).1 };
+    let output = tokio::time::timeout(COMMAND, both)
+        .await
+        .with_context(|| format!("{args:?} did not end within {COMMAND:?}"))??;
+    Ok(Said {
+        status: output.status,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
 }

@@ -195,8 +195,8 @@ async fn a_webhook_without_an_account_is_released_and_an_event_says_what_is_left
     ];
     stage.users.kubectl(&account).await?.ok()?;
     // Somebody did not want to wait for the webhook.
-    let none = r#"{"metadata":{"finalizers":null}}"#;
-    let patch = ["patch", "cacc", "default", "--type=merge", "-p", none];
+    let finalizers = r#"{"metadata":{"finalizers":null}}"#;
+    let patch = ["patch", "cacc", "default", "--type=merge", "-p", finalizers];
     stage.users.kubectl(&patch).await?.ok()?;
     stage.controller()?.restart().await?;
     ask_for_deletion(&stage).await?;

@@ -1,0 +1,109 @@
+//! The commands with which a person looks at an account, or puts it in order, with a kubeconfig of their own.
+//!
+//! Each reaches CHeKT as the controller does, with the account's credentials, and changes nothing but what it was asked to.
+
+pub mod import;
+pub mod orphans;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::mpsc;
+
+use super::connection::Connection;
+use super::credentials;
+use super::metrics::{self, Metrics};
+use crate::cluster::{ClusterError, within, write};
+use crate::leadership::fence::Fence;
+use crate::ops::clock::Clock;
+use crate::ops::metrics::Table;
+use crate::resources::account::AccountName;
+use crate::resources::{ChektAccount, ChektWebhook};
+
+/// How long one list of objects may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// An account, and the way to CHeKT with its credentials.
+struct Reached {
+    key: AccountName,
+    account: ChektAccount,
+    connection: Arc<Connection>,
+    clock: Clock,
+}
+
+impl Reached {
+    /// Reads an account and its credentials.
+    async fn account(
+        client: &Client,
+        key: &AccountName,
+        allow_insecure: bool,
+    ) -> anyhow::Result<Reached> {
+        let accounts: Api<ChektAccount> = Api::namespaced(client.clone(), &key.namespace);
+        let Some(account) = write::latest(&accounts, &key.name).await? else {
+            bail!(
+                "ChektAccount {} does not exist in namespace {}",
+                key.name,
+                key.namespace
+            );
+        };
+        let secrets = Api::namespaced(client.clone(), &key.namespace);
+        let resolved = credentials::resolve(&secrets, &account.spec, allow_insecure)
+            .await
+            .with_context(|| format!("the credentials of account {key} cannot be read"))?;
+        let resolved = resolved.map_err(|p| anyhow::anyhow!("account {key}: {}", p.message))?;
+        let (made_of, clock) = (resolved.made_of, Clock::machine());
+        let partner = resolved
+            .client(&account.spec, &Fence::open(), &clock)
+            .map_err(|p| anyhow::anyhow!("account {key}: {}", p.message))?;
+        // Nobody waits here, and nobody reads the numbers.
+        let (wake, _) = mpsc::unbounded_channel();
+        let numbers = Metrics::register(&mut Table::new(metrics::PREFIX));
+        let connection =
+            Connection::open(key.clone(), partner, made_of, wake, numbers, clock.clone());
+        Ok(Reached {
+            key: key.clone(),
+            account,
+            connection,
+            clock,
+        })
+    }
+
+    /// Lists what CHeKT holds, completely.
+    async fn list(&self) -> anyhow::Result<()> {
+        let listed = self.connection.list(self.clock.now()).await;
+        listed.map_err(|e| anyhow::anyhow!("CHeKT's list for account {}: {}", self.key, e.detail))
+    }
+}
+
+/// All webhooks of the cluster: whether one is managed can be said only by who sees them all.
+async fn webhooks(client: &Client) -> anyhow::Result<Vec<ChektWebhook>> {
+    let all: Api<ChektWebhook> = Api::all(client.clone());
+    match within(DEADLINE, all.list(&ListParams::default())).await {
+        Ok(list) => Ok(list.items),
+        Err(error @ ClusterError::Forbidden(_)) => Err(error).context(
+            "whether a ChektWebhook manages a remote webhook can be said only by who may list chektwebhooks in all namespaces",
+        ),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The webhook that has a remote webhook, or wants to take it over by its id, as `namespace/name`.
+fn manager(webhooks: &[ChektWebhook], account: &AccountName, id: &str) -> Option<String> {
+    let is_with = |w: &ChektWebhook| {
+        let on_record = w.status.as_ref().and_then(|s| s.account.as_deref());
+        on_record.is_none_or(|a| a == account.to_string())
+    };
+    let has = |w: &ChektWebhook| {
+        let on_record = w.status.as_ref().and_then(|s| s.webhook_id.as_deref());
+        on_record == Some(id) || (on_record.is_none() && w.spec.webhook_id.as_deref() == Some(id))
+    };
+    let manager = webhooks.iter().find(|w| is_with(w) && has(w))?;
+    Some(format!(
+        "{}/{}",
+        manager.namespace().unwrap_or_default(),
+        manager.name_any()
+    ))
+}
