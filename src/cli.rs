@@ -1,5 +1,7 @@
 //! The command line: one binary, one subcommand per process, and each flag also an environment variable.
 
+use std::process::ExitCode;
+
 use clap::{Args, Parser, Subcommand};
 
 use crate::controller::{self, ControllerArgs, commands};
@@ -64,6 +66,9 @@ enum Command {
     Orphans(commands::orphans::OrphansArgs),
     /// Prints manifests for the remote webhooks of an account that nobody manages.
     Import(commands::import::ImportArgs),
+    /// Says what would be done for a webhook and why, without doing it. Exit code 0: nothing; 2: something; 3: something is
+    /// in the way; 1: it cannot be said.
+    Plan(Box<commands::plan::PlanArgs>),
     /// Prints the custom resource definitions as YAML.
     Crds,
 }
@@ -73,9 +78,13 @@ impl Cli {
     ///
     /// # Errors
     /// Whatever keeps the process from starting or from going on.
-    pub async fn run(self) -> anyhow::Result<()> {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
         let log = match &self.command {
-            Command::Orphans(_) | Command::Import(_) if self.logging.log == LOG => LOG_OF_COMMANDS,
+            Command::Orphans(_) | Command::Import(_) | Command::Plan(_)
+                if self.logging.log == LOG =>
+            {
+                LOG_OF_COMMANDS
+            }
             Command::Controller(_)
             | Command::Receiver(_)
             | Command::Sandbox(_)
@@ -83,6 +92,7 @@ impl Cli {
             | Command::Replay(_)
             | Command::Orphans(_)
             | Command::Import(_)
+            | Command::Plan(_)
             | Command::Crds => &self.logging.log,
         };
         logs::init(self.logging.log_format, log)?;
@@ -94,11 +104,15 @@ impl Cli {
             Command::Replay(args) => deadletters::replay(&args),
             Command::Orphans(args) => commands::orphans::run(args).await,
             Command::Import(args) => commands::import::run(args).await,
+            Command::Plan(args) => {
+                return commands::plan::run(*args).await.map(ExitCode::from);
+            }
             Command::Crds => {
                 print!("{}", crate::resources::crds_yaml()?);
                 Ok(())
             }
         }
+        .map(|()| ExitCode::SUCCESS)
     }
 }
 

@@ -15,7 +15,7 @@ async fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     match chekt_operator::cli::Cli::parse().run().await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -7,6 +7,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::health::{Act, Attempted};
 use super::plan::{ASK_AGAIN, FRESH, plan};
+use super::rehearsal;
 use super::removal::DEFINITION_AGE;
 use super::report::report;
 use super::rotation::{self, Entropy};
@@ -1148,6 +1149,39 @@ fn a_webhook_that_goes_with_the_definition_of_its_kind_is_let_go_of_whatever_els
             matches!(plan(&waiting), Step::Rest(Rest { again: Some(age), .. }) if age <= DEFINITION_AGE)
         );
     }
+}
+
+#[test]
+fn a_rehearsal_goes_on_until_there_is_nothing_to_do() {
+    let ends = |world: World| -> Vec<Step> {
+        let steps = rehearsal::steps(&world);
+        assert!(matches!(steps.last(), Some(Step::Rest(_))), "{steps:?}");
+        steps
+    };
+    let made = ends(with(fresh(), |w| w.finalizer = false));
+    assert!(
+        made.iter().any(|s| matches!(s, Step::Create(..))),
+        "{made:?}"
+    );
+    assert_eq!(because(made.last().unwrap().clone()), Because::InSync);
+    let deleted = ends(with(in_sync(), |w| w.deleting = true));
+    assert!(
+        deleted
+            .iter()
+            .any(|s| matches!(s, Step::Delete(id, _) if id == "w1")),
+        "{deleted:?}"
+    );
+    assert_eq!(because(deleted.last().unwrap().clone()), Because::Gone);
+    // One that vanished is waited for in between.
+    let again = ends(with(in_sync(), |w| {
+        w.roster.recorded = None;
+        w.roster.by_url = vec![];
+    }));
+    assert!(
+        again.iter().any(|s| matches!(s, Step::Create(..))),
+        "{again:?}"
+    );
+    assert_eq!(ends(in_sync()).len(), 1);
 }
 
 #[test]

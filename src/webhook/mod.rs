@@ -13,6 +13,7 @@ pub mod drift;
 pub mod health;
 pub mod identity;
 pub mod plan;
+pub mod rehearsal;
 pub mod removal;
 pub mod report;
 pub mod rotation;

@@ -35,6 +35,7 @@ mod needs;
 mod orphans;
 mod orphans_command;
 mod outage;
+mod plan_command;
 mod processes;
 mod promises;
 mod publishing;

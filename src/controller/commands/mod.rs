@@ -4,6 +4,7 @@
 
 pub mod import;
 pub mod orphans;
+pub mod plan;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 use super::connection::Connection;
 use super::credentials;
 use super::metrics::{self, Metrics};
+use crate::account::report::Problem;
 use crate::cluster::{ClusterError, within, write};
 use crate::leadership::fence::Fence;
 use crate::ops::clock::Clock;
@@ -49,26 +51,41 @@ impl Reached {
                 key.namespace
             );
         };
+        let reached = Reached::through(client, key, account, allow_insecure).await?;
+        reached.map_err(|p| anyhow::anyhow!("account {key}: {}", p.message))
+    }
+
+    /// Reads the credentials of an account. Inside: what is wrong with it.
+    async fn through(
+        client: &Client,
+        key: &AccountName,
+        account: ChektAccount,
+        allow_insecure: bool,
+    ) -> anyhow::Result<Result<Reached, Problem>> {
         let secrets = Api::namespaced(client.clone(), &key.namespace);
         let resolved = credentials::resolve(&secrets, &account.spec, allow_insecure)
             .await
             .with_context(|| format!("the credentials of account {key} cannot be read"))?;
-        let resolved = resolved.map_err(|p| anyhow::anyhow!("account {key}: {}", p.message))?;
+        let resolved = match resolved {
+            Ok(resolved) => resolved,
+            Err(problem) => return Ok(Err(problem)),
+        };
         let (made_of, clock) = (resolved.made_of, Clock::machine());
-        let partner = resolved
-            .client(&account.spec, &Fence::open(), &clock)
-            .map_err(|p| anyhow::anyhow!("account {key}: {}", p.message))?;
+        let partner = match resolved.client(&account.spec, &Fence::open(), &clock) {
+            Ok(partner) => partner,
+            Err(problem) => return Ok(Err(problem)),
+        };
         // Nobody waits here, and nobody reads the numbers.
         let (wake, _) = mpsc::unbounded_channel();
         let numbers = Metrics::register(&mut Table::new(metrics::PREFIX));
         let connection =
             Connection::open(key.clone(), partner, made_of, wake, numbers, clock.clone());
-        Ok(Reached {
+        Ok(Ok(Reached {
             key: key.clone(),
             account,
             connection,
             clock,
-        })
+        }))
     }
 
     /// Lists what CHeKT holds, completely.
