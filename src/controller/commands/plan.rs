@@ -24,7 +24,8 @@ use url::Url;
 use super::{DEADLINE, Reached};
 use crate::cluster::{self, within};
 use crate::controller::args::Settings;
-use crate::controller::context::{Accounts, Context, Slot};
+use crate::controller::claims::Claims;
+use crate::controller::context::{Accounts, Context, Slot, Webhooks};
 use crate::controller::gather::{Held, gather};
 use crate::controller::memory::Remembered;
 use crate::controller::metrics::{self, Metrics};
@@ -120,6 +121,7 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<u8> {
         watch_namespaces: Vec::new(),
         default_account: args.default_account.clone(),
         allow_insecure_partner: args.allow_insecure_partner,
+        concurrency: 1,
         orphan_after: Duration::from_secs(3600),
         election: None,
     };
@@ -128,6 +130,9 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<u8> {
         store: filled(accounts.items),
         listed: Arc::new(AtomicBool::new(true)),
     };
+    let store = filled(all);
+    let claims = Arc::new(Claims::new(args.public_url.clone()));
+    claims.saw(&Event::InitDone, &store);
     let (wake, _) = mpsc::unbounded_channel();
     let context = Context::new(
         client.clone(),
@@ -135,7 +140,7 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<u8> {
         Metrics::register(&mut Table::new(metrics::PREFIX)),
         Fence::open(),
         Clock::machine(),
-        (vec![filled(all)], vec![accounts]),
+        (vec![Webhooks { store, claims }], vec![accounts]),
         wake,
     );
     let held = Held::read(&context, &webhook).await?;
