@@ -68,6 +68,9 @@ pub struct Strike {
     pub crash: bool,
 }
 
+/// The uid and the resource version of an object; both empty where there is none.
+type Version = (String, String);
+
 /// The engine, as a process has it.
 struct Engine {
     context: Arc<Context>,
@@ -76,8 +79,10 @@ struct Engine {
     woken: UnboundedReceiver<Wake>,
     /// The version of each webhook that was handed in last.
     handed: BTreeMap<String, ChektWebhook>,
-    /// Of what each object and its Secrets were made when it was last looked at.
-    seen: BTreeMap<String, String>,
+    /// The version of each object and its Secrets when it was last looked at.
+    seen: BTreeMap<String, Version>,
+    /// The webhooks there are.
+    names: Vec<String>,
     due: BTreeMap<String, Instant>,
     /// How many changes there were at the last look.
     noticed: Option<u64>,
@@ -152,6 +157,7 @@ impl Engine {
             woken,
             handed: BTreeMap::new(),
             seen: BTreeMap::new(),
+            names: Vec::new(),
             due: BTreeMap::new(),
             noticed: None,
         })
@@ -165,68 +171,96 @@ impl Engine {
         }
     }
 
-    /// Takes in what watches would show.
+    /// Takes in what watches would show. As in the product, what shows a write of the engine's own makes no pass.
     fn notice_changes(&mut self, api: &ApiServer, now: Instant) -> anyhow::Result<()> {
         let version = |plural: &str, namespace: &str, name: &str| {
             let found = api.look((plural, namespace, name), |object| {
-                let meta = &object["metadata"];
-                format!("{}/{}", meta["uid"], meta["resourceVersion"])
+                let text = |name: &str| {
+                    let found = object["metadata"][name].as_str();
+                    found.unwrap_or_default().to_owned()
+                };
+                (text("uid"), text("resourceVersion"))
             });
             found.unwrap_or_default()
         };
+        let context = Arc::clone(&self.context);
         let mut seen = BTreeMap::new();
         for name in api.names("chektaccounts") {
-            let made_of = format!(
-                "{} {}",
+            let (object, secret) = (
                 version("chektaccounts", USERS, &name),
-                version("secrets", USERS, "chekt-account")
+                version("secrets", USERS, "chekt-account"),
             );
-            if self.seen.get(ACCOUNT) != Some(&made_of)
-                && let Some(account) = api.get("chektaccounts", USERS, &name)
-            {
+            let new = self.is_new("account", &object);
+            if new && let Some(account) = api.get("chektaccounts", USERS, &name) {
                 let account: ChektAccount = serde_json::from_value(account)?;
-                self.due.insert(ACCOUNT.to_owned(), now);
-                self.accounts
-                    .apply_watcher_event(&watcher::Event::Apply(account));
+                let event = watcher::Event::Apply(account);
+                self.accounts.apply_watcher_event(&event);
             }
-            seen.insert(ACCOUNT.to_owned(), made_of);
+            let is_echo = |(uid, version): &Version| {
+                let version = Some(version.as_str());
+                context.account_echoes.is_echo(uid, version)
+            };
+            if new && !is_echo(&object) || self.is_new("account's secret", &secret) {
+                self.due.insert(ACCOUNT.to_owned(), now);
+            }
+            seen.insert("account".to_owned(), object);
+            seen.insert("account's secret".to_owned(), secret);
         }
-        for name in api.names("chektwebhooks") {
-            let of_webhook = ("chektwebhooks", USERS, name.as_str());
-            let uid = api.look(of_webhook, |object| {
-                let uid = object["metadata"]["uid"].as_str();
-                uid.unwrap_or_default().to_owned()
-            });
-            let keyring = Keyring::secret_name(&uid.unwrap_or_default());
-            let made_of = format!(
-                "{} {} {}",
-                version("chektwebhooks", USERS, &name),
-                version("secrets", OPERATOR, &keyring),
+        let names = api.names("chektwebhooks");
+        for name in &names {
+            let object = version("chektwebhooks", USERS, name);
+            let keyring_name = Keyring::secret_name(&object.0);
+            let (keyring, secret) = (
+                version("secrets", OPERATOR, &keyring_name),
                 version("secrets", USERS, &format!("{name}-secret")),
             );
-            if self.seen.get(&name) != Some(&made_of)
-                && let Some(webhook) = api.get("chektwebhooks", USERS, &name)
-            {
+            let [of_keyring, of_secret] =
+                ["keyring", "secret"].map(|what| format!("{what} of {name}"));
+            let (new, new_keyring) = (
+                self.is_new(name, &object),
+                self.is_new(&of_keyring, &keyring),
+            );
+            if new && let Some(webhook) = api.get("chektwebhooks", USERS, name) {
                 let webhook: ChektWebhook = serde_json::from_value(webhook)?;
-                self.due.insert(name.clone(), now);
                 self.show(&watcher::Event::Apply(webhook));
             }
-            seen.insert(name, made_of);
+            let shown = |version: &Version| Some(version.1.clone());
+            let is_echo = context
+                .webhook_echoes
+                .is_echo(&object.0, shown(&object).as_deref());
+            let is_keyring_echo = context
+                .keyring_echoes
+                .is_echo(&keyring_name, shown(&keyring).as_deref());
+            if new && !is_echo
+                || new_keyring && !is_keyring_echo
+                || self.is_new(&of_secret, &secret)
+            {
+                self.due.insert(name.clone(), now);
+            }
+            seen.insert(name.clone(), object);
+            seen.insert(of_keyring, keyring);
+            seen.insert(of_secret, secret);
         }
         let gone: Vec<String> = self
-            .seen
-            .keys()
-            .filter(|name| !seen.contains_key(*name))
+            .names
+            .iter()
+            .filter(|n| !names.contains(n))
             .cloned()
             .collect();
-        for name in &gone {
-            self.due.remove(name);
-            if let Some(last) = self.handed.remove(name) {
+        for name in gone {
+            self.due.remove(&name);
+            if let Some(last) = self.handed.remove(&name) {
                 self.show(&watcher::Event::Delete(last));
             }
         }
+        self.names = names;
         self.seen = seen;
         Ok(())
+    }
+
+    /// Whether a version differs from the one that was seen last.
+    fn is_new(&self, what: &str, version: &Version) -> bool {
+        self.seen.get(what) != Some(version)
     }
 
     /// Takes in what watches would show, and what the engine itself found worth a look.
@@ -236,17 +270,15 @@ impl Engine {
             self.notice_changes(api, now)?;
         }
         while let Ok(wake) = self.woken.try_recv() {
+            let everyone = || self.names.iter().cloned();
             let names: Vec<String> = match wake {
-                Wake::Everyone(_) => self.seen.keys().cloned().collect(),
+                Wake::Everyone(_) => everyone().chain([ACCOUNT.to_owned()]).collect(),
                 Wake::Account(_) => vec![ACCOUNT.to_owned()],
-                Wake::Concerned(..) | Wake::Guests(_) => {
-                    let webhooks = self.seen.keys().filter(|name| *name != ACCOUNT);
-                    webhooks.cloned().collect()
-                }
+                Wake::Concerned(..) | Wake::Guests(_) => everyone().collect(),
                 Wake::One(asker) => vec![asker.name],
             };
             for name in names {
-                if self.seen.contains_key(&name) {
+                if name == ACCOUNT || self.names.contains(&name) {
                     self.due.insert(name, now);
                 }
             }

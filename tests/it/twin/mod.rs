@@ -12,8 +12,8 @@
 //! turned by hand. What is in the engine's place is the engine; what is in CHeKT's place is the sandbox; only the API
 //! server is a small one, and `fidelity` holds it against the real one.
 //!
-//! `TWIN_RUNS` says how many seeded runs, and lets every await be struck in both ways; `TWIN_SEED` says which run and no
-//! other.
+//! `TWIN_RUNS` says how many seeded runs, and lets every await be struck at four moments instead of one; `TWIN_SEED` says
+//! which run and no other.
 
 mod apiserver;
 mod chekt;
@@ -271,19 +271,20 @@ fn at_every_await_of_every_story_a_pass_may_be_dropped() -> anyhow::Result<()> {
         anyhow::ensure!(quiet.failed.is_empty(), "{}", quiet.failed.join("\n"));
         println!("{story:?}: {} polls", quiet.polls);
         for poll in 1..=quiet.polls {
-            // One of the two is enough for a short form: the next poll has the other.
-            let both = [false, true];
-            let one = [poll % 2 == 0];
-            for &crash in if whole_form { &both[..] } else { &one[..] } {
+            for crash in [false, true] {
                 // Right at the await, and later by so many turns as a call takes to arrive and to be answered.
-                let turns = (poll * 5 + u32::from(crash) * 7) % 16;
-                all.push(Fixed {
-                    poll,
-                    turns,
-                    crash,
-                    idempotent: false,
-                    ..whole
-                });
+                let later = (poll * 5 + u32::from(crash) * 7) % 16;
+                let short = [later];
+                let long = [0, 4, 9, 15];
+                for &turns in if whole_form { &long[..] } else { &short[..] } {
+                    all.push(Fixed {
+                        poll,
+                        turns,
+                        crash,
+                        idempotent: false,
+                        ..whole
+                    });
+                }
             }
         }
     }

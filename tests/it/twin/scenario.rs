@@ -138,6 +138,7 @@ impl Script {
             wanted: Wanted::default(),
             given: BTreeSet::new(),
             received: true,
+            struck_within: None,
             number: 0,
         };
         let outcome = match self.fixed {
@@ -152,7 +153,7 @@ impl Script {
             dropped: driver.strokes.counts(),
             cancelled: driver.cancelled,
             crashed: driver.crashed,
-            polls: driver.polls,
+            polls: run.struck_within.unwrap_or(driver.polls),
             failed: Vec::new(),
         };
         tally.dropped.remove(&Place::Nowhere);
@@ -175,6 +176,8 @@ struct Run {
     given: BTreeSet<String>,
     /// Whether test deliveries come back.
     received: bool,
+    /// How many polls the part of a story took in which it may be struck.
+    struck_within: Option<u32>,
     number: u64,
 }
 
@@ -641,7 +644,15 @@ impl Run {
         if !matches!(story, Story::Create | Story::Adopt) {
             self.rest(None).await?;
             let deed = match story {
-                Story::Edit => Deed::EditEvents,
+                Story::Edit => {
+                    // More than it was made with, whatever that was.
+                    let events = EVENTS.map(str::to_owned);
+                    self.edit("alarms", json!({"spec": {"events": events}}))?;
+                    if let Some(wanted) = self.wanted.webhooks.get_mut("alarms") {
+                        wanted.events = events.into();
+                    }
+                    Deed::AskForPass
+                }
                 Story::NewUrl => Deed::EditUrl,
                 Story::NewSecret => Deed::EditSecret,
                 Story::Recover => Deed::HandSwitchOff,
@@ -649,7 +660,9 @@ impl Run {
             };
             self.act(deed, "alarms").await?;
         }
+        let first = self.driver.polls;
         self.rest(Some((poll, turns, crash))).await?;
+        self.struck_within = Some(self.driver.polls - first);
         self.finish().await
     }
 
