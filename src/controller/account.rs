@@ -20,6 +20,8 @@ use crate::resources::{CONTROLLER_MANAGER, ChektAccount, ChektAccountStatus};
 
 /// The pause after a pass that Kubernetes kept from being finished.
 const AFTER_ERROR: Duration = Duration::from_secs(5);
+/// How soon an account is looked at again while the webhooks are still being listed.
+const UNTIL_KNOWN: Duration = Duration::from_millis(50);
 /// How often an account that cannot be connected to is looked at, beside every change of what it is made of.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// The interval that stands in for one that cannot be read; the API server lets none of those in.
@@ -49,6 +51,10 @@ pub async fn reconcile(
 }
 
 async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, ClusterError> {
+    if !context.knows_all_webhooks() {
+        // Counted now, too few would be; and one that nobody seems to use might be let go.
+        return Ok(Action::requeue(UNTIL_KNOWN));
+    }
     let key = AccountName {
         namespace: account.namespace().unwrap_or_default(),
         name: account.name_any(),

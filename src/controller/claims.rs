@@ -29,6 +29,8 @@ type Named = (Arc<str>, Arc<str>);
 
 #[derive(Debug, Default)]
 struct Known {
+    /// Whether the watch has shown all there are at least once.
+    complete: bool,
     by_url: HashMap<u64, Vec<Named>>,
     url_of: HashMap<Named, u64>,
 }
@@ -54,12 +56,21 @@ impl Claims {
             watcher::Event::Init | watcher::Event::InitApply(_) => {}
             // What went while the watch was broken off is only known by its absence.
             watcher::Event::InitDone => {
-                *known = Known::default();
+                *known = Known {
+                    complete: true,
+                    ..Known::default()
+                };
                 for webhook in store.state() {
                     known.put(named(&webhook), number(&webhook));
                 }
             }
         }
+    }
+
+    /// Whether all webhooks are known: before that, nothing follows from what is missing.
+    pub fn is_complete(&self) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.complete
     }
 
     /// Those that may want a url, and perhaps some that do not.

@@ -251,6 +251,12 @@ impl Context {
         }
     }
 
+    /// Whether every webhook that is looked after is known. Before that, an account may look as if nobody used it.
+    #[must_use]
+    pub fn knows_all_webhooks(&self) -> bool {
+        self.webhooks.iter().all(|known| known.claims.is_complete())
+    }
+
     /// The account that a webhook is to use. `on_record`: the one that it is with.
     #[must_use]
     pub fn choose(&self, webhook: &ChektWebhook, on_record: Option<&AccountName>) -> AccountName {

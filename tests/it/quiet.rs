@@ -10,53 +10,13 @@ use crate::harness::eventually::throughout;
 use crate::harness::{Stage, eventually};
 
 const HOW_MANY: usize = 100;
+const SOME: usize = 40;
 
 #[tokio::test]
 async fn a_hundred_webhooks_are_a_hundred_posts_and_then_one_list_an_interval() -> anyhow::Result<()>
 {
     let stage = Stage::new("hundred").await?;
-    stage.apply_account("10s").await?;
-    let items: Vec<_> = (0..HOW_MANY)
-        .map(|n| {
-            json!({
-                "apiVersion": "chekt.com/v1alpha1", "kind": "ChektWebhook",
-                "metadata": {"name": format!("w{n}")},
-                "spec": {"events": ["alarm.triggered"]},
-            })
-        })
-        .collect();
-    stage
-        .users
-        .apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
-        .await?;
-    let verified = |w: &ChektWebhook| {
-        let conditions = w
-            .status
-            .as_ref()
-            .map(|s| s.conditions.as_slice())
-            .unwrap_or_default();
-        conditions
-            .iter()
-            .filter(|c| (c.type_ == "Ready" || c.type_ == "Verified") && c.status == "True")
-            .count()
-            == 2
-    };
-    eventually(
-        "all of them to be verified",
-        Duration::from_secs(120),
-        || async {
-            let all = stage
-                .users
-                .webhooks()
-                .list(&ListParams::default())
-                .await?
-                .items;
-            let done = all.iter().filter(|w| verified(w)).count();
-            anyhow::ensure!(done == HOW_MANY, "{done} are");
-            Ok(())
-        },
-    )
-    .await?;
+    make(&stage, HOW_MANY).await?;
     let ledger = stage.chekt.ledger(0).await?;
     assert_eq!(ledger.calls("create").len(), HOW_MANY);
     assert_eq!(ledger.calls("patch").len(), 0);
@@ -113,6 +73,93 @@ async fn a_hundred_webhooks_are_a_hundred_posts_and_then_one_list_an_interval() 
         "{lists} lists in {:?}",
         start.elapsed()
     );
+    Ok(())
+}
+
+/// What a start finds in order it leaves alone, also while it does not know all of it yet.
+#[tokio::test]
+async fn a_start_over_webhooks_that_are_in_sync_writes_nothing() -> anyhow::Result<()> {
+    let mut stage = Stage::new("start").await?;
+    make(&stage, SOME).await?;
+    let accounts = stage.users.accounts();
+    eventually(
+        "the account to have counted them",
+        Duration::from_secs(30),
+        || async {
+            let counted = accounts
+                .get("default")
+                .await?
+                .status
+                .and_then(|s| s.webhooks);
+            let managed = counted.map(|counted| counted.managed);
+            anyhow::ensure!(managed == Some(i64::try_from(SOME)?), "{managed:?}");
+            Ok(())
+        },
+    )
+    .await?;
+    stage.controller()?.kill9()?;
+    let before = resource_versions(&stage).await?;
+    stage.controller()?.restart().await?;
+    stage.controller()?.ready(Duration::from_secs(30)).await?;
+    let mark = stage.chekt.mark().await?;
+    let stage = stage;
+    // Its first list, the next one, and whatever follows from either.
+    let span = Duration::from_secs(12);
+    throughout("no Kubernetes write", span, || async {
+        let now = resource_versions(&stage).await?;
+        anyhow::ensure!(now == before, "{now:?} and not {before:?}");
+        Ok::<(), anyhow::Error>(())
+    })
+    .await?;
+    let ledger = stage.chekt.ledger(mark).await?;
+    assert_eq!(ledger.writes(), Vec::<String>::new());
+    Ok(())
+}
+
+/// Makes an account and so many webhooks, and waits until all are verified.
+async fn make(stage: &Stage, count: usize) -> anyhow::Result<()> {
+    stage.apply_account("10s").await?;
+    let items: Vec<_> = (0..count)
+        .map(|n| {
+            json!({
+                "apiVersion": "chekt.com/v1alpha1", "kind": "ChektWebhook",
+                "metadata": {"name": format!("w{n}")},
+                "spec": {"events": ["alarm.triggered"]},
+            })
+        })
+        .collect();
+    stage
+        .users
+        .apply(&json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())
+        .await?;
+    let verified = |w: &ChektWebhook| {
+        let conditions = w
+            .status
+            .as_ref()
+            .map(|s| s.conditions.as_slice())
+            .unwrap_or_default();
+        conditions
+            .iter()
+            .filter(|c| (c.type_ == "Ready" || c.type_ == "Verified") && c.status == "True")
+            .count()
+            == 2
+    };
+    eventually(
+        "all of them to be verified",
+        Duration::from_secs(120),
+        || async {
+            let all = stage
+                .users
+                .webhooks()
+                .list(&ListParams::default())
+                .await?
+                .items;
+            let done = all.iter().filter(|w| verified(w)).count();
+            anyhow::ensure!(done == count, "{done} are");
+            Ok(())
+        },
+    )
+    .await?;
     Ok(())
 }
 

@@ -150,7 +150,7 @@ impl Engine {
             (vec![claiming], vec![known]),
             wake,
         );
-        Ok(Engine {
+        let mut engine = Engine {
             context: Arc::new(context),
             webhooks,
             accounts,
@@ -160,7 +160,11 @@ impl Engine {
             names: Vec::new(),
             due: BTreeMap::new(),
             noticed: None,
-        })
+        };
+        // What is there is shown one by one, later.
+        engine.show(&watcher::Event::Init);
+        engine.show(&watcher::Event::InitDone);
+        Ok(engine)
     }
 
     /// Shows a webhook to whoever watches.
