@@ -148,6 +148,17 @@ pub fn gather(
     let mut roster = connection.as_ref().map_or_else(RosterView::default, |c| {
         view(c, recorded_id.as_deref(), pin, &url, now)
     });
+    let posted = stored.and_then(|s| s.keyring.post_url.as_deref());
+    if let Some((posted, connection)) = posted.zip(connection.as_ref()) {
+        also_posted(
+            context,
+            &account_name,
+            posted,
+            &url,
+            connection,
+            &mut roster,
+        );
+    }
     leave_to_others(context, webhook, &account_name, &mut roster);
     let recovered = connection.as_ref().and_then(|c| c.recovered());
     let asked = |annotation| webhook.annotations().get(annotation).cloned();
@@ -391,6 +402,25 @@ fn claimed_by(
         .iter()
         .find(|other| other.uid() != webhook.uid() && claim(other) < mine)?;
     Some(named(older, webhook))
+}
+
+/// Adds to the view what a POST of ours to another url may have made: the url in the spec was changed before an id came of
+/// it. Nobody else may want that url by now.
+fn also_posted(
+    context: &Context,
+    account: &AccountName,
+    posted: &str,
+    url: &str,
+    connection: &Connection,
+    roster: &mut RosterView,
+) {
+    let done = roster.recorded.is_some() || remote::same(posted, url);
+    if done || !context.rivals(account, posted).is_empty() {
+        return;
+    }
+    let canonical = remote::canonical(posted);
+    let made = connection.roster();
+    roster.by_url.extend(made.with_url(&canonical).cloned());
 }
 
 /// Takes out of the view what another webhook has on record, although it has our url: the other one's url was changed,

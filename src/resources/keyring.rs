@@ -149,6 +149,9 @@ pub struct Keyring {
     pub previous: Vec<Retired>,
     /// Number of the remote write that is about to be sent; part of its idempotency key, and written before it.
     pub attempt: i64,
+    /// The url that a POST was to have which no id came of yet; written before it is sent. The spec may say another one
+    /// by the time that its outcome shows.
+    pub post_url: Option<String>,
     /// The last request for a test delivery, written before it is sent.
     pub test: Option<TestRequest>,
     /// The value of the annotation that asks for a test delivery, as of that request.
@@ -178,6 +181,7 @@ impl Keyring {
             next: None,
             previous: Vec::new(),
             attempt: 0,
+            post_url: None,
             test: None,
             test_requested: None,
             rotation_requested: None,
@@ -224,6 +228,9 @@ impl Keyring {
             );
         }
         put("attempt", self.attempt.to_string().as_bytes());
+        if let Some(url) = &self.post_url {
+            put("post-url", url.as_bytes());
+        }
         if let Some(test) = &self.test {
             put("test-key-id", test.key_id.as_bytes());
             put("test-url", test.url.as_bytes());
@@ -294,6 +301,7 @@ impl Keyring {
             next: read_key(data, "next", "next-id")?,
             previous,
             attempt: read(data, "attempt")?.unwrap_or(0),
+            post_url: read(data, "post-url")?,
             test,
             test_requested: read(data, "test-requested")?,
             rotation_requested: read(data, "rotation-requested")?,
@@ -354,6 +362,7 @@ mod tests {
                 until: Timestamp::from_second(100).unwrap(),
             }],
             attempt: 7,
+            post_url: Some("https://a/c".into()),
             test: Some(TestRequest {
                 key_id: "c".into(),
                 url: "https://a/b".into(),

@@ -494,6 +494,40 @@ fn a_new_secret_that_a_person_asks_for_is_made_once_and_only_where_the_operator_
 }
 
 #[test]
+fn the_url_of_a_post_is_known_until_an_id_has_come_of_it() {
+    let posted = with(fresh(), |w| perform_keyring(w, KeyringChange::First));
+    let url = |w: &World| w.keyring.as_ref().unwrap().post_url.clone();
+    assert_eq!(url(&posted).as_deref(), Some(URL));
+    // The spec says another url before the outcome is known: what landed is taken over and moved.
+    let edited = with(posted, |w| w.url = "https://alarms.example/new".into());
+    let landed = with(edited.clone(), |w| w.roster.by_url = vec![remote("w1")]);
+    let Step::Patch(id, change, Why::TakesOver) = plan(&landed) else {
+        panic!("not taken over")
+    };
+    assert_eq!(
+        (id.as_str(), change.fields().as_str()),
+        ("w1", "url, secret")
+    );
+    // A new key does not lose sight of it.
+    let next = with(edited.clone(), |w| perform_keyring(w, KeyringChange::Next));
+    assert_eq!(url(&next).as_deref(), Some(URL));
+    // If nothing came of it, the next POST first says its own.
+    let number = Step::Keyring(KeyringChange::Number, Why::UrlChanged);
+    assert_eq!(plan(&edited), number);
+    let numbered = with(edited, |w| perform_keyring(w, KeyringChange::Number));
+    assert!(matches!(plan(&numbered), Step::Create(d, _) if d.url == numbered.url));
+    assert_eq!(
+        url(&numbered).as_deref(),
+        Some("https://alarms.example/new")
+    );
+    let done = with(in_sync(), |w| {
+        w.keyring.as_mut().unwrap().post_url = Some(URL.into());
+        perform_keyring(w, KeyringChange::Number);
+    });
+    assert_eq!(url(&done), None);
+}
+
+#[test]
 fn a_keyring_that_was_lost_is_made_again_and_its_secret_given_to_chekt() {
     let lost = with(in_sync(), |w| w.keyring = None);
     assert_eq!(plan(&lost), Step::Keyring(KeyringChange::Next, Why::NoKey));

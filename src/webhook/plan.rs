@@ -277,6 +277,11 @@ fn missing(world: &World) -> Option<Step> {
         key_id: key.id.clone(),
         secret: key.secret.clone(),
     };
+    // A number that was written for a POST to another url is not this one's.
+    let elsewhere = keyring.post_url.as_ref().is_some_and(|u| *u != world.url);
+    if elsewhere {
+        return Some(Step::Keyring(KeyringChange::Number, Why::UrlChanged));
+    }
     Some(numbered(world, Step::Create(draft, Why::NoneThere)))
 }
 

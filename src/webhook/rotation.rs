@@ -77,6 +77,7 @@ pub fn apply(
         .unwrap_or_else(|| Keyring::empty(world.webhook.clone()));
     keyring.previous.retain(|p| world.now < p.until);
     keyring.attempt += 1;
+    keyring.post_url = post_url(change, world, &keyring);
     match change {
         KeyringChange::First => {
             keyring.current = Some(make(world, entropy)?);
@@ -108,6 +109,24 @@ pub fn apply(
         keyring.test_requested.clone_from(&world.test_requested);
     }
     Ok(keyring)
+}
+
+/// The url of the POST that the new number is for, or of one before it that may have landed.
+fn post_url(change: KeyringChange, world: &World, keyring: &Keyring) -> Option<String> {
+    let for_a_post = match change {
+        KeyringChange::First => true,
+        KeyringChange::Number => world.target().is_none() && !world.deleting,
+        KeyringChange::Next
+        | KeyringChange::Promote
+        | KeyringChange::NoteTest
+        | KeyringChange::DropExpired => false,
+    };
+    if for_a_post {
+        return Some(world.url.clone());
+    }
+    // What is on record is what came of it.
+    let settled = world.roster.recorded.is_some();
+    keyring.post_url.clone().filter(|_| !settled)
 }
 
 /// Whether a change notes a test delivery.

@@ -124,6 +124,7 @@ whys! {
     SecretRefused: "CHeKT refused the secret, and another one is wanted by now",
     RotationRequested: "a new secret was asked for",
     NumberUsed: "CHeKT has answered the last number, and the next request needs its own",
+    UrlChanged: "the last number was written for another url, and nothing came of it",
     NewKeyInForce: "CHeKT has confirmed the new secret",
     PreviousRanOut: "a previous secret is no longer accepted",
     NeverListed: "nothing complete was listed yet",

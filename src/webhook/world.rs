@@ -138,7 +138,8 @@ pub struct RosterView {
     pub pinned: Option<RemoteWebhook>,
     /// If that is absent: how far apart the first and the last list began that showed it absent.
     pub absent_for: Duration,
-    /// Every remote webhook with the wanted url, the oldest first.
+    /// Every remote webhook with the wanted url, the oldest first; while none is on record, also what a POST of ours to
+    /// another url may have made.
     pub by_url: Vec<RemoteWebhook>,
 }
 

@@ -135,6 +135,10 @@ impl Engine {
             store: webhook_store,
             claims: Arc::new(Claims::new(settings.public_url.clone())),
         };
+        // The engine begins once a list has come to its end.
+        claiming
+            .claims
+            .saw(&watcher::Event::InitDone, &claiming.store);
         let known = Accounts {
             namespace: None,
             store: account_store,

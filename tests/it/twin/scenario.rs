@@ -420,8 +420,7 @@ impl Run {
                     wanted.events = events;
                 }
             }
-            // Until the id of a create is on record, its url is all that is known of it.
-            Deed::EditUrl if given && id.is_some() => {
+            Deed::EditUrl if given => {
                 let url = format!("{PUBLIC}/elsewhere/{}", self.fresh("hook"));
                 self.edit(name, json!({"spec": {"url": url}}))?;
                 if let Some(wanted) = self.wanted.webhooks.get_mut(name) {
