@@ -220,13 +220,74 @@ fn interval(text: &str) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use kube::runtime::{reflector, watcher};
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::controller::args::Settings;
+    use crate::controller::claims::Claims;
+    use crate::controller::context::Webhooks;
+    use crate::controller::metrics::Metrics;
+    use crate::leadership::fence::Fence;
 
     #[test]
     fn an_interval_is_read_as_kubernetes_writes_durations() {
         assert_eq!(interval("90s"), Duration::from_secs(90));
         assert_eq!(interval("1m30s"), Duration::from_secs(90));
         assert_eq!(interval("nonsense"), MINUTE);
+    }
+
+    /// An account that was looked at before its webhooks were listed seemed to be used by nobody.
+    #[tokio::test]
+    async fn an_account_is_not_looked_at_before_all_webhooks_are_known() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let asking = Arc::clone(&asked);
+        let server = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            asking.fetch_add(1, Ordering::AcqRel);
+            let answer = http::Response::builder().status(404);
+            std::future::ready(answer.body(kube::client::Body::empty()))
+        });
+        let settings = Settings {
+            public_url: "https://alarms.example".parse().unwrap(),
+            operator_namespace: "operator".to_owned(),
+            watch_namespaces: Vec::new(),
+            default_account: None,
+            concurrency: 1,
+            allow_insecure_partner: false,
+            orphan_after: Duration::from_secs(3600),
+            election: None,
+        };
+        let (store, mut writer) = reflector::store();
+        let claims = Arc::new(Claims::new(settings.public_url.clone()));
+        let webhooks = Webhooks { store, claims };
+        let context = Arc::new(Context::new(
+            kube::Client::new(server, "operator"),
+            settings,
+            Metrics::default(),
+            Fence::open(),
+            Clock::machine(),
+            (vec![webhooks], Vec::new()),
+            mpsc::unbounded_channel().0,
+        ));
+        let account: ChektAccount = serde_json::from_value(serde_json::json!({
+            "apiVersion": "chekt.com/v1alpha1", "kind": "ChektAccount",
+            "metadata": {"name": "default", "namespace": "users"},
+            "spec": {"auth": {"accessToken": {"secretRef": {"name": "token", "key": "token"}}}},
+        }))
+        .unwrap();
+        let account = Arc::new(account);
+        let look = || reconcile(Arc::clone(&account), Arc::clone(&context));
+        assert_eq!(look().await.unwrap(), Action::requeue(UNTIL_KNOWN));
+        assert_eq!(asked.load(Ordering::Acquire), 0);
+        for event in [watcher::Event::Init, watcher::Event::InitDone] {
+            writer.apply_watcher_event(&event);
+            let known = &context.webhooks[0];
+            known.claims.saw(&event, &known.store);
+        }
+        look().await.unwrap();
+        assert!(asked.load(Ordering::Acquire) > 0);
     }
 
     #[test]
