@@ -145,6 +145,7 @@ async fn what_is_left_out_is_filled_in() -> anyhow::Result<()> {
         json!({
             "accountRef": {"name": "default"},
             "events": ["alarm.triggered"],
+            "adoptionPolicy": "Adopt",
             "deletionPolicy": "Delete",
             "recovery": {"policy": "Reactivate", "cooldown": "5m"},
             "testPolicy": "OnChange",
