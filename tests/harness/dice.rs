@@ -6,10 +6,17 @@ use std::time::Duration;
 use anyhow::Context;
 
 /// A small random generator (SplitMix64), seeded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Dice(pub u64);
 
 impl Dice {
+    /// One that has been thrown once: small seeds begin far apart.
+    pub fn thrown(seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        dice.roll();
+        dice
+    }
+
     /// Any number.
     pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -22,6 +29,17 @@ impl Dice {
     /// A number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.roll() % end
+    }
+
+    /// Once in so many times.
+    pub fn one_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    /// One of several things.
+    pub fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        let count = u64::try_from(all.len()).unwrap_or(1);
+        &all[usize::try_from(self.below(count)).unwrap_or_default()]
     }
 
     /// A time below `end` milliseconds.

@@ -28,9 +28,10 @@ use kube::runtime::{reflector, watcher};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::yield_now;
 
+use super::Strokes;
 use super::apiserver::ApiServer;
 use super::chekt::Chekt;
-use super::{Dice, Strokes};
+use crate::harness::dice::Dice;
 
 /// Where the keyrings are.
 pub const OPERATOR: &str = "chekt-system";
@@ -299,12 +300,12 @@ impl Driver {
     /// An engine that has seen nothing yet, with nothing around it.
     pub async fn new(seed: u64) -> anyhow::Result<Driver> {
         let (clock, hand) = Clock::manual();
-        let strokes = Strokes::new(Dice::new(!seed));
+        let strokes = Strokes::new(Dice::thrown(!seed));
         let api = ApiServer::new(clock.clone(), strokes.clone());
         let chekt = Chekt::open(strokes.clone()).await?;
         let engine = Engine::new(&api, &clock)?;
         Ok(Driver {
-            dice: Dice::new(seed),
+            dice: Dice::thrown(seed),
             began: clock.now(),
             clock,
             hand,

@@ -8,9 +8,10 @@ use chekt_operator::ops::clock::Clock;
 use chekt_operator::resources::{CONTROLLER_MANAGER, ChektWebhook, FINALIZER, RECEIVER_MANAGER};
 use k8s_openapi::api::core::v1::Secret;
 
+use super::Strokes;
 use super::apiserver::ApiServer;
-use super::{Dice, Strokes};
 use crate::harness::Cluster;
+use crate::harness::dice::Dice;
 
 /// What came of one call: the code and reason of a refusal, or what the engine looks at in the object.
 fn told<K: serde::Serialize>(answer: Result<K, kube::Error>) -> Value {

@@ -29,6 +29,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
+use crate::harness::dice::Dice;
 use crate::harness::reaper;
 use scenario::{Fixed, Script, Story};
 
@@ -39,40 +40,6 @@ const WITHIN: &str = "TWIN_WITHIN";
 const RUNS: u64 = 300;
 /// How many seeds that fail are enough to stop.
 const ENOUGH: usize = 5;
-
-/// A small random generator (SplitMix64), seeded, so that a run can be had again.
-#[derive(Clone, Debug, Default)]
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed);
-        dice.roll();
-        dice
-    }
-
-    pub fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.roll() % end
-    }
-
-    /// Once in so many times.
-    pub fn one_in(&mut self, times: u64) -> bool {
-        self.below(times) == 0
-    }
-
-    pub fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        let count = u64::try_from(all.len()).unwrap_or(1);
-        &all[usize::try_from(self.below(count)).unwrap_or_default()]
-    }
-}
 
 /// Where a call was when its caller went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -17,7 +17,8 @@ use super::apiserver::Mishap;
 use super::chekt::TOKEN;
 use super::driver::{Driver, LAG, Moment, PUBLIC, Strike, USERS};
 use super::oracle::{self, Wanted, WantedWebhook};
-use super::{Dice, Place, Tally};
+use super::{Place, Tally};
+use crate::harness::dice::Dice;
 
 const EVENTS: [&str; 5] = [
     "alarm.triggered",
