@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::partner::fault::PartnerError;
 use crate::webhook::health::{Act, Attempted};
 use crate::webhook::world::{Attempt, Memory, Refusal, Test, Trouble, Unheeded};
 
@@ -111,6 +112,13 @@ impl Remembered {
     /// unknown. Returns what was unknown before.
     pub fn sends(&mut self, now: Instant) -> Option<Instant> {
         self.unclear_at.replace(now)
+    }
+
+    /// Takes in what came of a write. After a definite no only what was unknown before it still is.
+    pub fn heard(&mut self, before: Option<Instant>, outcome: &Result<(), PartnerError>) {
+        if outcome.as_ref().is_err_and(|error| !error.unclear) {
+            self.unclear_at = before;
+        }
     }
 
     /// Takes in that a remote write was answered with success.

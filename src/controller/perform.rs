@@ -125,11 +125,7 @@ pub async fn perform(
             let to = connection()?;
             let before = memory.sends(context.clock.now());
             let outcome = create(context, webhook, to, world, draft, memory).await;
-            let outcome = outcome.inspect_err(|error| {
-                if !error.unclear {
-                    memory.unclear_at = before;
-                }
-            });
+            memory.heard(before, &outcome);
             settle(context, webhook, to, step, outcome, memory, world);
             Ok(Performed::Remote)
         }
@@ -137,11 +133,7 @@ pub async fn perform(
             let to = connection()?;
             let before = memory.sends(context.clock.now());
             let outcome = patch(context, webhook, to, world, (id, change, *why), memory).await;
-            let outcome = outcome.inspect_err(|error| {
-                if !error.unclear {
-                    memory.unclear_at = before;
-                }
-            });
+            memory.heard(before, &outcome);
             settle(context, webhook, to, step, outcome, memory, world);
             Ok(Performed::Remote)
         }
@@ -149,11 +141,7 @@ pub async fn perform(
             let to = connection()?;
             let before = memory.sends(context.clock.now());
             let outcome = delete(context, webhook, to, world, (id, *why), memory).await;
-            let outcome = outcome.inspect_err(|error| {
-                if !error.unclear {
-                    memory.unclear_at = before;
-                }
-            });
+            memory.heard(before, &outcome);
             settle(context, webhook, to, step, outcome, memory, world);
             Ok(Performed::Remote)
         }
