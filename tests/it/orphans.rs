@@ -43,16 +43,21 @@ async fn orphans(stage: &Stage) -> anyhow::Result<Vec<Orphan>> {
     Ok(account.status.unwrap_or_default().orphans)
 }
 
-/// Events `Orphaned` that regard an object of this kind.
+/// Events `Orphaned` that regard an object of this kind, once there is one: they are published beside the work, so the
+/// webhook may be gone before.
 async fn told(stage: &Stage, kind: &str) -> anyhow::Result<Vec<Event>> {
     let api: kube::Api<Event> =
         kube::Api::namespaced(stage.users.client.clone(), &stage.users.namespace);
-    let mut events = api.list(&ListParams::default()).await?.items;
-    events.retain(|e| {
-        e.reason.as_deref() == Some("Orphaned")
-            && e.regarding.as_ref().and_then(|r| r.kind.as_deref()) == Some(kind)
-    });
-    Ok(events)
+    eventually("an Event that tells of it", SOON, || async {
+        let mut events = api.list(&ListParams::default()).await?.items;
+        events.retain(|e| {
+            e.reason.as_deref() == Some("Orphaned")
+                && e.regarding.as_ref().and_then(|r| r.kind.as_deref()) == Some(kind)
+        });
+        anyhow::ensure!(!events.is_empty(), "none on a {kind}");
+        Ok(events)
+    })
+    .await
 }
 
 /// A controller that has never seen the credentials.
