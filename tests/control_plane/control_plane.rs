@@ -1,8 +1,9 @@
 //! A bare API server to play with, and the one command that builds what all tests stand on.
 //!
 //! ```text
-//! cargo run --example control-plane -- build    finds or builds the programs, with progress
-//! cargo run --example control-plane -- up       starts an API server with the definitions; Ctrl-C stops it
+//! cargo run --example control-plane -- build         finds or builds the programs, with progress
+//! cargo run --example control-plane -- tool NAME     prints where one of the ecosystem's programs is
+//! cargo run --example control-plane -- up            starts an API server with the definitions; Ctrl-C stops it
 //! ```
 
 #[path = "../harness/mod.rs"]
@@ -10,15 +11,19 @@ mod harness;
 
 use std::process::ExitCode;
 
-use harness::{ControlPlane, Identity, assets};
+use anyhow::Context;
+use harness::{ControlPlane, Identity, assets, tools};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let done = match std::env::args().nth(1).as_deref() {
         Some("build") => build().await,
+        Some("tool") => tool(std::env::args().nth(2)).await,
         Some("up") => up().await,
-        _ => Err(anyhow::anyhow!("usage: control-plane build | up")),
+        _ => Err(anyhow::anyhow!(
+            "usage: control-plane build | tool NAME | up"
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -34,6 +39,23 @@ async fn build() -> anyhow::Result<()> {
     println!("control plane: {}", assets.apiserver.display());
     let kstatus = tokio::task::spawn_blocking(assets::kstatus).await??;
     println!("kstatus: {}", kstatus.display());
+    for tool in tools::ALL {
+        let path = tokio::task::spawn_blocking(|| tool.path()).await??;
+        println!("{}: {}", tool.name(), path.display());
+    }
+    Ok(())
+}
+
+/// For the Makefile and for people: where a program is, which is built if nobody has yet.
+async fn tool(name: Option<String>) -> anyhow::Result<()> {
+    let known = tools::ALL.map(tools::Tool::name).join(", ");
+    let name = name.unwrap_or_default();
+    let tool = tools::ALL
+        .into_iter()
+        .find(|tool| tool.name() == name)
+        .with_context(|| format!("there is no tool {name:?}: name one of {known}"))?;
+    let path = tokio::task::spawn_blocking(|| tool.path()).await??;
+    println!("{}", path.display());
     Ok(())
 }
 

@@ -60,11 +60,19 @@ pub fn find() -> anyhow::Result<Assets> {
 /// # Errors
 /// When Go is missing or fails.
 pub fn kstatus() -> anyhow::Result<PathBuf> {
-    let dir = cached("kstatus", &KSTATUS_SOURCES, &KSTATUS)?;
+    found_or_built("kstatus", &KSTATUS_SOURCES, &KSTATUS).map(|dir| dir.join("kstatus"))
+}
+
+/// The folder of what is made from a recipe and its sources, below that of its kind; made if nobody has yet.
+///
+/// # Errors
+/// When Go is missing or fails.
+pub fn found_or_built(kind: &str, sources: &[&str], recipe: &Recipe) -> anyhow::Result<PathBuf> {
+    let dir = cached(kind, sources, recipe)?;
     if !dir.is_dir() {
-        build(&KSTATUS, &dir)?;
+        build(recipe, &dir)?;
     }
-    Ok(dir.join("kstatus"))
+    Ok(dir)
 }
 
 /// Where the built programs of the control plane are, or will be.

@@ -33,6 +33,7 @@ pub mod process;
 pub mod reaper;
 pub mod sandbox_client;
 pub mod stage;
+pub mod tools;
 
 pub use balancer::Balancer;
 pub use cluster::Cluster;

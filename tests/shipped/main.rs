@@ -1,0 +1,12 @@
+//! What a stranger installs: the chart, its permissions, the alerts and the examples for GitOps, each judged by the
+//! programs that people use them with, and tried on a real API server.
+//!
+//! A binary apart from `tests/it`, since it stands on programs that take minutes to build on a new machine.
+
+// Clippy knows the functions of a test by their attribute, and not what they call.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod tools;
