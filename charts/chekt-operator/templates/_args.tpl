@@ -26,7 +26,7 @@ tests/shipped/values.rs sees to it that every flag is here.
 - controller
 {{- $c := .Values.controller }}
 {{- include "chekt-operator.flag" (list "log-format" .Values.logging.format) }}
-{{- include "chekt-operator.flag" (list "log" ($c.log | default .Values.logging.level)) }}
+{{- include "chekt-operator.flag" (list "log" ($c.logLevel | default .Values.logging.level)) }}
 {{- include "chekt-operator.flag" (list "public-url" (include "chekt-operator.publicUrl" .)) }}
 {{- include "chekt-operator.flag" (list "operator-namespace" .Release.Namespace) }}
 {{- include "chekt-operator.flag" (list "watch-namespace" .Values.watchNamespaces) }}
@@ -38,7 +38,7 @@ tests/shipped/values.rs sees to it that every flag is here.
 {{- include "chekt-operator.flag" (list "orphan-after" $c.orphanAfter) }}
 {{- include "chekt-operator.flag" (list "concurrency" $c.concurrency) }}
 {{- include "chekt-operator.flag" (list "allow-insecure-partner" (or $c.allowInsecurePartner .Values.sandbox.enabled)) }}
-{{- include "chekt-operator.flag" (list "allow-insecure-public-url" (or $c.allowInsecurePublicUrl (and .Values.sandbox.enabled (not .Values.publicUrl)))) }}
+{{- include "chekt-operator.flag" (list "allow-insecure-public-url" (or $c.allowInsecurePublicUrl (and .Values.sandbox.enabled (not .Values.publicUrl) (eq (include "chekt-operator.scheme" .) "http")))) }}
 {{- with $c.extraArgs }}
 {{ toYaml . }}
 {{- end }}
@@ -48,7 +48,7 @@ tests/shipped/values.rs sees to it that every flag is here.
 - receiver
 {{- $r := .Values.receiver }}
 {{- include "chekt-operator.flag" (list "log-format" .Values.logging.format) }}
-{{- include "chekt-operator.flag" (list "log" ($r.log | default .Values.logging.level)) }}
+{{- include "chekt-operator.flag" (list "log" ($r.logLevel | default .Values.logging.level)) }}
 {{- include "chekt-operator.flag" (list "listen" (printf "[::]:%d" (int $r.port))) }}
 {{- include "chekt-operator.flag" (list "ops-address" (printf "[::]:%d" (int $r.opsPort))) }}
 {{- include "chekt-operator.flag" (list "journal" $r.journal.dir) }}
@@ -64,7 +64,7 @@ tests/shipped/values.rs sees to it that every flag is here.
 {{- include "chekt-operator.flag" (list "trusted-proxy" $r.trustedProxies) }}
 {{- if $r.tls.secretName }}
 {{- include "chekt-operator.flag" (list "tls-cert-file" (printf "/etc/chekt-operator/tls/%s" $r.tls.certKey)) }}
-{{- include "chekt-operator.flag" (list "tls-key-file" (printf "/etc/chekt-operator/tls/%s" $r.tls.keyKey)) }}
+{{- include "chekt-operator.flag" (list "tls-key-file" (printf "/etc/chekt-operator/tls/%s" $r.tls.privateKeyKey)) }}
 {{- end }}
 {{- include "chekt-operator.flag" (list "drain-delay" $r.drainDelay) }}
 {{- include "chekt-operator.flag" (list "drain-timeout" $r.drainTimeout) }}

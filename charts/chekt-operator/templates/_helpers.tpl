@@ -1,12 +1,12 @@
 {{/*
-Names and labels, as every chart has them.
+Names, labels and addresses that several templates share.
 */}}
 
 {{- define "chekt-operator.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* At most 52 characters, so that what is hung on (-receiver, -headless) still fits into a name. */}}
+{{/* At most 52 characters, so that what is hung on still fits into 63: -receiver, -headless, and -0 of a Pod. */}}
 {{- define "chekt-operator.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
@@ -20,43 +20,45 @@ Names and labels, as every chart has them.
 {{- end }}
 {{- end }}
 
-{{- define "chekt-operator.chart" -}}
-{{- printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{- end }}
-
-{{/* What never changes between versions: a selector cannot be changed. */}}
+{{/* What never changes between versions, for a selector cannot be changed. */}}
 {{- define "chekt-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "chekt-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end }}
 
-{{- define "chekt-operator.commonLabels" -}}
-helm.sh/chart: {{ include "chekt-operator.chart" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/part-of: chekt-operator
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
-{{- end }}
-
-{{/* Labels of every object that is the operator's own. */}}
-{{- define "chekt-operator.labels" -}}
-{{ include "chekt-operator.selectorLabels" . }}
-{{ include "chekt-operator.commonLabels" . }}
-{{- end }}
-
-{{/* The same for the sandbox, which must not be found by the operator's Service. */}}
+{{/* The same of the sandbox, which the operator's Service must not find. */}}
 {{- define "chekt-operator.sandbox.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "chekt-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: sandbox
 {{- end }}
 
+{{/*
+Labels of an object: (list . "chekt-operator.selectorLabels"). What selects wins over what users write, and what users
+write over the rest.
+*/}}
+{{- define "chekt-operator.labelsWith" -}}
+{{- $root := index . 0 }}
+{{- $chart := printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- $rest := dict "helm.sh/chart" $chart "app.kubernetes.io/version" $root.Chart.AppVersion "app.kubernetes.io/managed-by" $root.Release.Service "app.kubernetes.io/part-of" "chekt-operator" }}
+{{- $mine := include (index . 1) $root | fromYaml }}
+{{- merge (dict) $mine $root.Values.commonLabels $rest | toYaml }}
+{{- end }}
+
+{{- define "chekt-operator.labels" -}}
+{{- include "chekt-operator.labelsWith" (list . "chekt-operator.selectorLabels") }}
+{{- end }}
+
 {{- define "chekt-operator.sandbox.labels" -}}
-{{ include "chekt-operator.sandbox.selectorLabels" . }}
-{{ include "chekt-operator.commonLabels" . }}
+{{- include "chekt-operator.labelsWith" (list . "chekt-operator.sandbox.selectorLabels") }}
+{{- end }}
+
+{{/* Labels of a Pod. Without the chart's version: a new chart around the same program starts nothing anew. */}}
+{{- define "chekt-operator.podLabels" -}}
+{{- $mine := include (index . 1) (index . 0) | fromYaml }}
+{{- $root := index . 0 }}
+{{- merge (dict) $mine $root.Values.podLabels $root.Values.commonLabels (dict "app.kubernetes.io/version" $root.Chart.AppVersion "app.kubernetes.io/part-of" "chekt-operator") | toYaml }}
 {{- end }}
 
 {{/* The service account of the Pod, and so of the controller. */}}
@@ -64,7 +66,7 @@ app.kubernetes.io/component: sandbox
 {{- if .Values.serviceAccount.create }}
 {{- default (include "chekt-operator.fullname" .) .Values.serviceAccount.name }}
 {{- else }}
-{{- required "serviceAccount.create is false: set serviceAccount.name to the service account that the controller is to use" .Values.serviceAccount.name }}
+{{- required "\n\nserviceAccount.create is false: set serviceAccount.name to the service account that the controller is to use.\n" .Values.serviceAccount.name }}
 {{- end }}
 {{- end }}
 
@@ -73,7 +75,7 @@ app.kubernetes.io/component: sandbox
 {{- if .Values.receiver.serviceAccount.create }}
 {{- default (printf "%s-receiver" (include "chekt-operator.fullname" .)) .Values.receiver.serviceAccount.name }}
 {{- else }}
-{{- required "receiver.serviceAccount.create is false: set receiver.serviceAccount.name to the service account that the receiver is to use" .Values.receiver.serviceAccount.name }}
+{{- required "\n\nreceiver.serviceAccount.create is false: set receiver.serviceAccount.name to the service account that the receiver is to use.\n" .Values.receiver.serviceAccount.name }}
 {{- end }}
 {{- end }}
 
@@ -86,31 +88,55 @@ app.kubernetes.io/component: sandbox
 {{- end -}}
 {{- end }}
 
-{{/* host[:port] of the Service within the cluster, with its scheme. */}}
+{{- define "chekt-operator.scheme" -}}
+{{- ternary "http" "https" (empty .Values.receiver.tls.secretName) -}}
+{{- end }}
+
+{{- define "chekt-operator.servicePort" -}}
+{{- .Values.service.port | default (ternary 80 443 (empty .Values.receiver.tls.secretName)) -}}
+{{- end }}
+
+{{/* Where the receiver is within the cluster. */}}
 {{- define "chekt-operator.serviceUrl" -}}
-{{- printf "%s://%s.%s.svc" (ternary "https" "http" (ne .Values.receiver.tls.secretName "")) (include "chekt-operator.fullname" .) .Release.Namespace }}
+{{- $scheme := include "chekt-operator.scheme" . -}}
+{{- $port := include "chekt-operator.servicePort" . | int -}}
+{{- $shown := ternary "" (printf ":%d" $port) (eq $port (ternary 80 443 (eq $scheme "http"))) -}}
+{{- printf "%s://%s.%s.svc%s" $scheme (include "chekt-operator.fullname" .) .Release.Namespace $shown -}}
 {{- end }}
 
 {{/* Where CHeKT reaches the receiver. The sandbox, which runs beside it, reaches it by its Service. */}}
 {{- define "chekt-operator.publicUrl" -}}
 {{- if .Values.publicUrl -}}
-{{- .Values.publicUrl -}}
-{{- else if .Values.sandbox.enabled -}}
-{{- include "chekt-operator.serviceUrl" . -}}
+{{- .Values.publicUrl | trimSuffix "/" -}}
 {{- else -}}
-{{- fail "\n\npublicUrl is not set: it is where CHeKT reaches the receiver from the internet, and the urls of all webhooks begin with it.\nWrite for example\n\n    --set publicUrl=https://alarms.example.com\n\nor, to try things out without CHeKT and within the cluster,\n\n    --set sandbox.enabled=true\n" -}}
+{{- include "chekt-operator.serviceUrl" . -}}
 {{- end -}}
 {{- end }}
 
-{{/* What a container of ours may do: nothing that a process which only talks and writes to one folder needs. */}}
-{{- define "chekt-operator.securityContext" -}}
-allowPrivilegeEscalation: false
-capabilities:
-  drop: [ALL]
-readOnlyRootFilesystem: true
-runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-seccompProfile:
-  type: RuntimeDefault
+{{/* Host and path of the public URL; the path is empty or begins with a slash. */}}
+{{- define "chekt-operator.publicHost" -}}
+{{- (urlParse (include "chekt-operator.publicUrl" .)).hostname -}}
+{{- end }}
+{{- define "chekt-operator.publicPath" -}}
+{{- (urlParse (include "chekt-operator.publicUrl" .)).path | trimSuffix "/" -}}
+{{- end }}
+
+{{/*
+The seconds that a Pod can need to end: the controller (20 s of passes, a third of the Lease to resign), and after it the
+receiver, which as a native sidecar is told to end only then: what it says of itself in src/receiver/mod.rs.
+*/}}
+{{- define "chekt-operator.longestEnd" -}}
+{{- $r := .Values.receiver -}}
+{{- $controller := add 20 (div (add (int .Values.controller.leaseDuration) 2) 3) -}}
+{{- $receiver := add (int $r.drainDelay) 6 (int $r.drainTimeout) 2 -}}
+{{- add (max $controller (int $r.preStopSleepSeconds)) $receiver -}}
+{{- end }}
+
+{{- define "chekt-operator.terminationGracePeriodSeconds" -}}
+{{- $longest := include "chekt-operator.longestEnd" . | int -}}
+{{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
+{{- add $longest 10 -}}
+{{- else -}}
+{{- int .Values.terminationGracePeriodSeconds -}}
+{{- end -}}
 {{- end }}

@@ -1,77 +1,66 @@
 {{/*
 The one Pod template of Deployment and StatefulSet: the controller, and the receiver as its native sidecar. So the
-receiver is there before the controller starts and after it has ended, and deliveries are answered meanwhile.
+receiver is there before the controller starts and until after it has ended, and deliveries are answered meanwhile.
 */}}
 {{- define "chekt-operator.pod" -}}
+{{- include "chekt-operator.validate" . -}}
 metadata:
   labels:
-    {{- include "chekt-operator.labels" . | nindent 4 }}
-    {{- with .Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "chekt-operator.podLabels" (list . "chekt-operator.selectorLabels") | nindent 4 }}
   annotations:
-    kubectl.kubernetes.io/default-container: controller
-    {{- with .Values.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- merge (dict) .Values.podAnnotations (dict "kubectl.kubernetes.io/default-container" "controller") | toYaml | nindent 4 }}
 spec:
   serviceAccountName: {{ include "chekt-operator.serviceAccountName" . }}
   automountServiceAccountToken: false
   enableServiceLinks: false
-  {{- with .Values.imagePullSecrets }}
-  imagePullSecrets:
+  {{- with include "chekt-operator.placement" . | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  terminationGracePeriodSeconds: {{ include "chekt-operator.terminationGracePeriodSeconds" . }}
+  {{- with .Values.podSecurityContext }}
+  securityContext:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  securityContext:
-    runAsNonRoot: true
-    runAsUser: 65532
-    runAsGroup: 65532
-    fsGroup: 65532
-    seccompProfile:
-      type: RuntimeDefault
-  terminationGracePeriodSeconds: 60
   initContainers:
     - name: receiver
       image: {{ include "chekt-operator.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       restartPolicy: Always
       args:
-        {{- include "chekt-operator.receiver.args" . | nindent 8 }}
-      {{- with .Values.receiver.extraEnv }}
+        {{- include "chekt-operator.receiver.args" . | trim | nindent 8 }}
+      {{- with include "chekt-operator.env" (list . .Values.receiver.extraEnv) | trim }}
       env:
-        {{- toYaml . | nindent 8 }}
+        {{- . | nindent 8 }}
       {{- end }}
       ports:
         - name: webhooks
-          containerPort: {{ .Values.receiver.port }}
+          containerPort: {{ int .Values.receiver.port }}
+          protocol: TCP
         - name: receiver-ops
-          containerPort: {{ .Values.receiver.opsPort }}
-      # Of its process, not of its being ready: the controller starts only after this one, and hands out the token
+          containerPort: {{ int .Values.receiver.opsPort }}
+          protocol: TCP
+      # Of the process, not of its being ready: the controller starts only after this one, and hands out the token
       # without which the receiver is not ready.
       startupProbe:
-        httpGet:
-          path: /healthz
-          port: receiver-ops
-        periodSeconds: 1
-        failureThreshold: 60
+        {{- include "chekt-operator.probe" (list "/healthz" "receiver-ops" .Values.receiver.startupProbe) | nindent 8 }}
       livenessProbe:
-        httpGet:
-          path: /healthz
-          port: receiver-ops
-        periodSeconds: 10
-        timeoutSeconds: 5
-        failureThreshold: 3
+        {{- include "chekt-operator.probe" (list "/healthz" "receiver-ops" .Values.receiver.livenessProbe) | nindent 8 }}
       readinessProbe:
-        httpGet:
-          path: /readyz
-          port: receiver-ops
-        periodSeconds: 5
-        timeoutSeconds: 2
-        failureThreshold: 2
+        {{- include "chekt-operator.probe" (list "/readyz" "receiver-ops" .Values.receiver.readinessProbe) | nindent 8 }}
+      {{- with .Values.receiver.preStopSleepSeconds }}
+      lifecycle:
+        preStop:
+          sleep:
+            seconds: {{ int . }}
+      {{- end }}
+      {{- with .Values.receiver.resources }}
       resources:
-        {{- toYaml .Values.receiver.resources | nindent 8 }}
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with .Values.securityContext }}
       securityContext:
-        {{- include "chekt-operator.securityContext" . | nindent 8 }}
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       volumeMounts:
         - name: journal
           mountPath: {{ .Values.receiver.journal.dir }}
@@ -88,6 +77,9 @@ spec:
           mountPath: /etc/chekt-operator/cloudevents
           readOnly: true
         {{- end }}
+        {{- with include "chekt-operator.privateCA.mount" . | trim }}
+        {{- . | nindent 8 }}
+        {{- end }}
         {{- with .Values.receiver.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -96,47 +88,47 @@ spec:
       image: {{ include "chekt-operator.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args:
-        {{- include "chekt-operator.controller.args" . | nindent 8 }}
-      {{- with .Values.controller.extraEnv }}
+        {{- include "chekt-operator.controller.args" . | trim | nindent 8 }}
+      {{- with include "chekt-operator.env" (list . .Values.controller.extraEnv) | trim }}
       env:
-        {{- toYaml . | nindent 8 }}
+        {{- . | nindent 8 }}
       {{- end }}
       ports:
         - name: controller-ops
-          containerPort: {{ .Values.controller.opsPort }}
+          containerPort: {{ int .Values.controller.opsPort }}
+          protocol: TCP
       startupProbe:
-        httpGet:
-          path: /readyz
-          port: controller-ops
-        periodSeconds: 2
-        failureThreshold: 150
+        {{- include "chekt-operator.probe" (list "/readyz" "controller-ops" .Values.controller.startupProbe) | nindent 8 }}
       livenessProbe:
-        httpGet:
-          path: /healthz
-          port: controller-ops
-        periodSeconds: 10
-        timeoutSeconds: 5
-        failureThreshold: 3
+        {{- include "chekt-operator.probe" (list "/healthz" "controller-ops" .Values.controller.livenessProbe) | nindent 8 }}
+      # Not /readyz: only ready Pods get deliveries, and a controller that has lost sight of the API server must not keep
+      # alarms from the receiver beside it.
       readinessProbe:
-        httpGet:
-          path: /healthz
-          port: controller-ops
-        periodSeconds: 10
-        timeoutSeconds: 5
+        {{- include "chekt-operator.probe" (list "/healthz" "controller-ops" .Values.controller.readinessProbe) | nindent 8 }}
+      {{- with .Values.controller.resources }}
       resources:
-        {{- toYaml .Values.controller.resources | nindent 8 }}
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      {{- with .Values.securityContext }}
       securityContext:
-        {{- include "chekt-operator.securityContext" . | nindent 8 }}
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       volumeMounts:
         - name: token
           mountPath: /var/run/secrets/kubernetes.io/serviceaccount
           readOnly: true
+        {{- with include "chekt-operator.privateCA.mount" . | trim }}
+        {{- . | nindent 8 }}
+        {{- end }}
         {{- with .Values.controller.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
   volumes:
+    {{- if not .Values.persistence.enabled }}
     - name: journal
-      emptyDir: {}
+      emptyDir:
+        sizeLimit: {{ .Values.persistence.emptyDirSizeLimit }}
+    {{- end }}
     - name: token
       projected:
         defaultMode: 0440
@@ -160,15 +152,129 @@ spec:
         secretName: {{ . }}
         defaultMode: 0440
     {{- end }}
-    {{- with .Values.receiver.cloudEvents.tokenSecret }}
-    {{- if .name }}
+    {{- with .Values.receiver.cloudEvents.tokenSecret.name }}
     - name: cloudevents
       secret:
-        secretName: {{ .name }}
+        secretName: {{ . }}
         defaultMode: 0440
+    {{- end }}
+    {{- with .Values.privateCA }}
+    {{- if or .configMapName .secretName }}
+    - name: private-ca
+      {{- if .configMapName }}
+      configMap:
+        name: {{ .configMapName }}
+      {{- else }}
+      secret:
+        secretName: {{ .secretName }}
+      {{- end }}
+        defaultMode: 0444
+        {{- with .key }}
+        items:
+          - key: {{ . }}
+            path: {{ . }}
+        {{- end }}
     {{- end }}
     {{- end }}
     {{- with .Values.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+{{- end }}
+
+{{/* Where Pods may run, and what they need from the node. */}}
+{{- define "chekt-operator.placement" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.schedulerName }}
+schedulerName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if .Values.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range .Values.topologySpreadConstraints }}
+  - {{ toYaml . | nindent 4 | trim }}
+    {{- if not .labelSelector }}
+    labelSelector:
+      matchLabels:
+        {{- include "chekt-operator.selectorLabels" $ | nindent 8 }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* A probe: (list path port values). */}}
+{{- define "chekt-operator.probe" -}}
+httpGet:
+  path: {{ index . 0 }}
+  port: {{ index . 1 }}
+{{ toYaml (index . 2) }}
+{{- end }}
+
+{{/* The environment of a container: (list . extraEnv). */}}
+{{- define "chekt-operator.env" -}}
+{{- $root := index . 0 }}
+{{- with $root.Values.proxy }}
+{{- if or .https .http }}
+{{- with .https }}
+- name: HTTPS_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- with .http }}
+- name: HTTP_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- with .noProxy }}
+- name: NO_PROXY
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if or $root.Values.privateCA.configMapName $root.Values.privateCA.secretName }}
+# The folder is read beside the file, not in its place: public roots hold as well.
+- name: SSL_CERT_FILE
+  value: /etc/ssl/certs/ca-certificates.crt
+- name: SSL_CERT_DIR
+  value: /etc/chekt-operator/ca
+{{- end }}
+{{- with index . 1 }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "chekt-operator.privateCA.mount" -}}
+{{- if or .Values.privateCA.configMapName .Values.privateCA.secretName }}
+- name: private-ca
+  mountPath: /etc/chekt-operator/ca
+  readOnly: true
+{{- end }}
 {{- end }}
