@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::controller::{self, ControllerArgs, commands};
 use crate::ops::logs::{self, LogFormat};
-use crate::ops::shutdown;
+use crate::ops::{shutdown, version};
 use crate::receiver::deadletters::{self, DeadLettersArgs, ReplayArgs};
 use crate::receiver::{self, ReceiverArgs};
 use crate::sandbox::{self, SandboxArgs};
@@ -18,7 +18,7 @@ const LOG_OF_COMMANDS: &str = "warn,kube_client=off";
 
 /// Registers CHeKT webhooks from Kubernetes resources and turns their deliveries into Kubernetes Events.
 #[derive(Debug, Parser)]
-#[command(name = "chekt-operator", version, propagate_version = true)]
+#[command(name = "chekt-operator", version = version::line(), propagate_version = true)]
 pub struct Cli {
     #[command(flatten)]
     logging: Logging,

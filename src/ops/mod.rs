@@ -6,3 +6,4 @@ pub mod logs;
 pub mod metrics;
 pub mod server;
 pub mod shutdown;
+pub mod version;
