@@ -68,6 +68,13 @@ impl Budget {
         self.silent_until = Some(self.silent_until.map_or(until, |u| u.max(until)));
     }
 
+    /// How many requests could be made at once now, if no pause was asked for; below nothing, some are owed.
+    #[must_use]
+    pub fn left(&self, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(self.counted_at).as_secs_f64();
+        (self.tokens + passed * self.per_second).min(self.burst)
+    }
+
     /// How much longer the account must be silent because CHeKT asked for it.
     #[must_use]
     pub fn silent_for(&self, now: Instant) -> Option<Duration> {
@@ -91,6 +98,21 @@ mod tests {
         let until = budget.take(start).unwrap_err();
         assert_eq!(until - start, Duration::from_secs(1));
         assert!(budget.take(until).is_ok());
+    }
+
+    #[test]
+    fn what_is_left_fills_up_with_time_and_is_below_nothing_while_it_is_owed() {
+        let start = Instant::now();
+        let mut budget = Budget::new(60, 2, start);
+        budget.spend(start);
+        assert!((budget.left(start) - 1.0).abs() < 1e-9);
+        budget.spend(start);
+        budget.spend(start);
+        assert!((budget.left(start) + 1.0).abs() < 1e-9);
+        let later = start + Duration::from_secs(2);
+        assert!((budget.left(later) - 1.0).abs() < 1e-9);
+        let much_later = start + Duration::from_secs(600);
+        assert!((budget.left(much_later) - 2.0).abs() < 1e-9);
     }
 
     #[test]

@@ -127,6 +127,12 @@ impl Turns {
         &mut self.budget
     }
 
+    /// How many wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.urgency.len()
+    }
+
     /// Asks for one request. Who already waits goes on waiting, at the end of the other line if the urgency has changed.
     pub fn ask(&mut self, asker: &Asker, urgency: Urgency, now: Instant) -> Turn {
         self.given.retain(|_, until| now < *until);

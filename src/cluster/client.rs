@@ -6,6 +6,7 @@ use kube::client::ClientBuilder;
 use kube::{Client, Config};
 
 use super::fenced::FenceLayer;
+use super::meter::{Meter, MeterLayer};
 use crate::leadership::fence::Fence;
 
 /// How long a connection may take to be made.
@@ -22,12 +23,22 @@ pub async fn connect() -> anyhow::Result<Client> {
     Ok(Client::try_from(config().await?)?)
 }
 
-/// The same, with a fence that every write must pass.
+/// The same, with a meter that counts every request.
 ///
 /// # Errors
 /// As [`connect`].
-pub async fn connect_behind(fence: &Fence) -> anyhow::Result<Client> {
+pub async fn connect_metered(meter: &Meter) -> anyhow::Result<Client> {
     let builder = ClientBuilder::try_from(config().await?)?;
+    Ok(builder.with_layer(&MeterLayer(meter.clone())).build())
+}
+
+/// The same, with a fence that every write must pass. What does not pass it is no request, and is not counted.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_behind(fence: &Fence, meter: &Meter) -> anyhow::Result<Client> {
+    let builder = ClientBuilder::try_from(config().await?)?;
+    let builder = builder.with_layer(&MeterLayer(meter.clone()));
     Ok(builder.with_layer(&FenceLayer(fence.clone())).build())
 }
 

@@ -7,6 +7,7 @@ pub mod error;
 pub mod events;
 pub mod fenced;
 pub mod lease;
+pub mod meter;
 pub mod secrets;
 pub mod write;
 

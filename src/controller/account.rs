@@ -36,7 +36,11 @@ pub async fn reconcile(
     context: Arc<Context>,
 ) -> Result<Action, std::convert::Infallible> {
     let (namespace, name) = (account.namespace().unwrap_or_default(), account.name_any());
-    Ok(match pass(&context, &account).await {
+    let began = context.clock.now();
+    let passed = pass(&context, &account).await;
+    let took = context.clock.now().saturating_duration_since(began);
+    context.metrics.passed("account", took);
+    Ok(match passed {
         Ok(action) => action,
         Err(ClusterError::Conflict(why) | ClusterError::NotFound(why)) => {
             tracing::debug!(namespace, name, why, "the account changed meanwhile");
@@ -204,13 +208,14 @@ async fn connect(
     let client = resolved.client(spec, &context.fence, &context.clock);
     Ok(client.map(|client| {
         let (wake, metrics) = (context.wake.clone(), context.metrics.clone());
+        let client = client.metered(metrics.partner.clone());
         let clock = context.clock.clone();
         Connection::open(key.clone(), client, made_of, wake, metrics, clock)
     }))
 }
 
 /// The interval of an account. The API server lets in only what the pattern of the definition allows.
-fn interval(text: &str) -> Duration {
+pub(super) fn interval(text: &str) -> Duration {
     let parsed = text.parse::<kube::core::Duration>().ok();
     parsed
         .map(Duration::from)

@@ -92,6 +92,7 @@ pub struct ControllerArgs {
         value_parser = duration
     )]
     pub orphan_after: Duration,
+
     /// How many webhooks of one watched namespace, or of all, are worked on at once. More keep more requests on their way
     /// while CHeKT takes its time; what an account allows is in its spec.rateLimit.
     #[arg(
@@ -102,6 +103,16 @@ pub struct ControllerArgs {
         value_parser = clap::value_parser!(u16).range(1..=1024)
     )]
     pub concurrency: u16,
+
+    /// The most webhooks that /metrics tells of by name, with about seven series each. Of more webhooks it tells only
+    /// sums by namespace, and none by name; 0: never by name.
+    #[arg(
+        long,
+        env = "CHEKT_METRICS_WEBHOOKS",
+        value_name = "N",
+        default_value_t = 1000
+    )]
+    pub metrics_webhooks: u32,
 
     /// Lets accounts have a plain http baseURL that is not this machine's. Tokens and secrets can then be read by
     /// everyone on the way.
@@ -240,6 +251,7 @@ mod tests {
             lease_duration: 15,
             orphan_after: Duration::from_secs(3600),
             concurrency: CONCURRENCY,
+            metrics_webhooks: 1000,
             allow_insecure_partner: false,
             allow_insecure_public_url: allow,
         }

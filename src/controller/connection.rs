@@ -135,6 +135,12 @@ impl Connection {
         self.health().listed
     }
 
+    /// Whether CHeKT does not answer, so that only single looks at the account are tried.
+    #[must_use]
+    pub fn is_left_alone(&self) -> bool {
+        self.health().breaker.is_open()
+    }
+
     /// How long to wait before the account is looked at again; nothing while all is well.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {

@@ -1,14 +1,40 @@
 //! What the controller counts.
 
+use std::time::Duration;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 
+use super::inventory::Inventory;
+use crate::cluster::meter::Meter as KubernetesMeter;
 use crate::ops::metrics::{Label, Table};
+use crate::partner::meter::Meter as PartnerMeter;
 
 /// What every name begins with.
 pub const PREFIX: &str = "chekt_controller";
+
+/// Bounds in seconds for a pass: one that writes nothing takes a millisecond, one that waits for CHeKT up to 15 s a step.
+const PASS: [f64; 11] = [
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0,
+];
+
+const KIND: Label = Label {
+    name: "kind",
+    values: &[
+        ("webhook", "over a ChektWebhook"),
+        ("account", "over a ChektAccount"),
+    ],
+};
+
+/// What a pass was over.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct KindLabel {
+    /// `webhook` or `account`.
+    pub kind: &'static str,
+}
 
 const STEP: Label = Label {
     name: "step",
@@ -41,7 +67,7 @@ pub struct StepLabels {
 }
 
 /// Metrics of the controller. Clones count together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Metrics {
     /// Requests to CHeKT that change something.
     pub steps: Family<StepLabels, Counter>,
@@ -57,12 +83,38 @@ pub struct Metrics {
     lease_transitions: Gauge,
     /// Events about transitions that were not published.
     pub transitions_lost: Counter,
+    /// How long passes took, in seconds.
+    pass_seconds: Family<KindLabel, Histogram>,
+    /// Calls to CHeKT.
+    pub partner: PartnerMeter,
+    /// Requests to the API server.
+    pub kubernetes: KubernetesMeter,
+    /// What is told of webhooks and accounts.
+    pub inventory: Inventory,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics {
+            steps: Family::default(),
+            passes: Counter::default(),
+            lists: Counter::default(),
+            errors: Counter::default(),
+            leader: Gauge::default(),
+            lease_transitions: Gauge::default(),
+            transitions_lost: Counter::default(),
+            pass_seconds: Family::new_with_constructor(|| Histogram::new(PASS)),
+            partner: PartnerMeter::default(),
+            kubernetes: KubernetesMeter::default(),
+            inventory: Inventory::default(),
+        }
+    }
 }
 
 impl Metrics {
-    /// Makes them and enters them into a table.
-    pub fn register(table: &mut Table) -> Self {
-        let metrics = Metrics::default();
+    /// Makes them and enters them into a table. `most_named`: of more webhooks, none is told of by its name.
+    pub fn register(table: &mut Table, most_named: u32) -> Self {
+        let mut metrics = Metrics::default();
         let steps = STEP.values.iter().flat_map(|(step, _)| {
             let outcomes = OUTCOME.values.iter();
             outcomes.map(move |(outcome, _)| StepLabels { step, outcome })
@@ -96,7 +148,23 @@ impl Metrics {
             "Events about transitions that were not published: the API server took none, or too many waited",
             &metrics.transitions_lost,
         );
+        table.add_family(
+            "pass_seconds",
+            "How long a pass took, the wait for CHeKT included",
+            &[KIND],
+            KIND.values.iter().map(|(kind, _)| KindLabel { kind }),
+            &metrics.pass_seconds,
+        );
+        metrics.partner = PartnerMeter::register(table);
+        metrics.kubernetes = KubernetesMeter::register(table);
+        metrics.inventory = Inventory::register(table, most_named);
         metrics
+    }
+
+    /// Counts how long a pass took. `kind`: `webhook` or `account`.
+    pub fn passed(&self, kind: &'static str, took: Duration) {
+        let passes = self.pass_seconds.get_or_create(&KindLabel { kind });
+        passes.observe(took.as_secs_f64());
     }
 
     /// Takes in how often the lease has changed hands.

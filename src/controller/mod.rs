@@ -19,6 +19,7 @@ pub mod definition;
 pub mod echoes;
 pub mod gather;
 pub mod holds;
+pub mod inventory;
 pub mod leader;
 pub mod memory;
 pub mod metrics;
@@ -51,7 +52,7 @@ use crate::leadership::fence::Fence;
 use crate::ops::clock::since_boot;
 use crate::ops::health::{Gate, Readiness};
 use crate::ops::metrics::Table;
-use crate::ops::server;
+use crate::ops::{build, process, server};
 use crate::resources::{ChektAccount, ChektWebhook};
 
 /// How often a cluster without our kinds is asked again.
@@ -67,7 +68,11 @@ pub async fn run(args: ControllerArgs, end: CancellationToken) -> anyhow::Result
         Some(_) => Fence::closed(since_boot),
         None => Fence::open(),
     };
-    let client = cluster::client::connect_behind(&fence).await?;
+    let mut table = Table::new(metrics::PREFIX);
+    let metrics = Metrics::register(&mut table, args.metrics_webhooks);
+    process::register(&mut table);
+    build::register(&mut table);
+    let client = cluster::client::connect_behind(&fence, &metrics.kubernetes).await?;
     let listener = TcpListener::bind(args.ops_address)
         .await
         .with_context(|| format!("cannot listen on {} (--ops-address)", args.ops_address))?;
@@ -79,8 +84,6 @@ pub async fn run(args: ControllerArgs, end: CancellationToken) -> anyhow::Result
     );
     let stores = readiness.gate("stores", "the resources were not listed yet");
     let lease = readiness.gate("lease", "the lease was not looked at yet");
-    let mut table = Table::new(metrics::PREFIX);
-    let metrics = Metrics::register(&mut table);
     tracing::info!(role = "controller", %ops, public_url = %settings.public_url, "listening");
     let served = tokio::spawn(server::serve(
         listener,
@@ -143,8 +146,10 @@ async fn stand(
 ) -> anyhow::Result<()> {
     let timing = Timing::of(election.lasts);
     let namespace = &work.settings.operator_namespace;
+    // Without the fence, which stands only once the lease is ours.
+    let client = cluster::client::connect_metered(&work.metrics.kubernetes).await?;
     let lease = LeaseClient {
-        leases: Api::namespaced(cluster::client::connect().await?, namespace),
+        leases: Api::namespaced(client, namespace),
         name: election.lease_name,
         me: leader::identity()?,
         lasts: timing.lasts,

@@ -243,6 +243,7 @@ pub async fn run(
         both,
         wake,
     ));
+    context.metrics.inventory.of(&context);
 
     let mut tasks = JoinSet::new();
     let mut bells = Vec::new();

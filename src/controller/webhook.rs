@@ -48,26 +48,26 @@ pub async fn reconcile(
     let memory = context.memory(&uid);
     let mut memory = memory.lock().await;
     let (namespace, name) = (webhook.namespace().unwrap_or_default(), webhook.name_any());
-    Ok(
-        match Box::pin(pass(&context, &webhook, &mut memory)).await {
-            Ok(action) => action,
-            Err(PassError::Cluster(
-                ClusterError::Conflict(why) | ClusterError::AlreadyExists(why),
-            )) => {
-                tracing::debug!(namespace, name, why, "somebody else wrote first");
-                Action::requeue(AFTER_CONFLICT)
-            }
-            Err(PassError::Cluster(ClusterError::NotFound(what))) => {
-                tracing::debug!(namespace, name, what, "gone meanwhile");
-                Action::requeue(AFTER_ERROR)
-            }
-            Err(error) => {
-                context.metrics.errors.inc();
-                tracing::warn!(namespace, name, %error, "the pass could not be finished");
-                Action::requeue(AFTER_ERROR)
-            }
-        },
-    )
+    let began = context.clock.now();
+    let passed = Box::pin(pass(&context, &webhook, &mut memory)).await;
+    let took = context.clock.now().saturating_duration_since(began);
+    context.metrics.passed("webhook", took);
+    Ok(match passed {
+        Ok(action) => action,
+        Err(PassError::Cluster(ClusterError::Conflict(why) | ClusterError::AlreadyExists(why))) => {
+            tracing::debug!(namespace, name, why, "somebody else wrote first");
+            Action::requeue(AFTER_CONFLICT)
+        }
+        Err(PassError::Cluster(ClusterError::NotFound(what))) => {
+            tracing::debug!(namespace, name, what, "gone meanwhile");
+            Action::requeue(AFTER_ERROR)
+        }
+        Err(error) => {
+            context.metrics.errors.inc();
+            tracing::warn!(namespace, name, %error, "the pass could not be finished");
+            Action::requeue(AFTER_ERROR)
+        }
+    })
 }
 
 /// The object as it is. A store that does not show our own last write yet would have it made again. `None`: another

@@ -2,11 +2,13 @@
 //!
 //! `/metrics` and `docs/metrics.md` are made from one table, so that neither can name what the other lacks. Labels
 //! have a stated set of values, and every series of it is there from the start at zero: an alert on a rate works
-//! before the first fault, and nothing that a stranger sends can make a series.
+//! before the first fault, and nothing that a stranger sends can make a series. What is told of objects is the exception:
+//! it has their names, and is read from the stores when somebody asks ([`Table::collect`]).
 
 use std::fmt::Debug;
 use std::hash::Hash;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::TypedMetric;
 use prometheus_client::metrics::family::Family;
@@ -35,6 +37,8 @@ pub struct Row {
     pub help: &'static str,
     /// Its labels.
     pub labels: Vec<Label>,
+    /// Its labels that hold names of objects, or what an object says, and what they tell.
+    pub names: &'static [Value],
 }
 
 /// The metrics of one process.
@@ -50,7 +54,7 @@ impl Table {
     #[must_use]
     pub fn new(prefix: &'static str) -> Self {
         Table {
-            registry: Registry::with_prefix(prefix),
+            registry: Registry::default(),
             prefix,
             rows: Vec::new(),
         }
@@ -62,6 +66,7 @@ impl Table {
         M: EncodeMetric + TypedMetric + Clone + Send + Sync + Debug + 'static,
     {
         self.row::<M>(name, help, Vec::new());
+        let name = format!("{}_{name}", self.prefix);
         self.registry.register(name, help, metric.clone());
     }
 
@@ -81,7 +86,14 @@ impl Table {
             drop(family.get_or_create(&set));
         }
         self.row::<M>(name, help, labels.to_vec());
+        let name = format!("{}_{name}", self.prefix);
         self.registry.register(name, help, family.clone());
+    }
+
+    /// Enters what is read only when somebody asks. Its names are whole: no prefix is put before them.
+    pub fn collect(&mut self, rows: impl IntoIterator<Item = Row>, collector: impl Collector) {
+        self.rows.extend(rows);
+        self.registry.register_collector(Box::new(collector));
     }
 
     fn row<M: TypedMetric>(&mut self, name: &str, help: &'static str, labels: Vec<Label>) {
@@ -92,6 +104,7 @@ impl Table {
             kind,
             help,
             labels,
+            names: &[],
         });
     }
 

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::exposition::{OPEN_METRICS, PLAIN, plain, reads_open_metrics};
 use super::health::Readiness;
 
 struct Ops {
@@ -51,21 +52,18 @@ async fn readyz(State(ops): State<Arc<Ops>>) -> (StatusCode, String) {
     }
 }
 
-async fn metrics(State(ops): State<Arc<Ops>>) -> impl IntoResponse {
+async fn metrics(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get(header::ACCEPT).and_then(|a| a.to_str().ok());
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &ops.registry) {
-        Ok(()) => (
-            StatusCode::OK,
-            [(
-                header::CONTENT_TYPE,
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            )],
-            text,
-        ),
+    let written = prometheus_client::encoding::text::encode(&mut text, &ops.registry);
+    let (status, kind, text) = match written {
+        Ok(()) if reads_open_metrics(accept) => (StatusCode::OK, OPEN_METRICS, text),
+        Ok(()) => (StatusCode::OK, PLAIN, plain(&text)),
         Err(std::fmt::Error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
-            [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
+            "text/plain; charset=utf-8",
             "the metrics cannot be written\n".to_owned(),
         ),
-    }
+    };
+    (status, [(header::CONTENT_TYPE, kind)], text)
 }

@@ -21,6 +21,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::fault::{Kind, PartnerError, cause};
+use super::meter::{Meter, Route};
 use super::token::{Credentials, TokenSource};
 use super::wire::{self, Next};
 use crate::account::budget::Budget;
@@ -67,6 +68,18 @@ pub struct PartnerClient {
     looking: Notify,
     fence: Fence,
     clock: Clock,
+    meter: Meter,
+}
+
+/// What an account may spend at a moment.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spending {
+    /// Requests that could be made at once, if CHeKT asked for no silence; less than nothing is owed.
+    pub left: f64,
+    /// Webhooks, and the look at the account, that wait for a turn.
+    pub waiting: usize,
+    /// How much longer the account must be silent because CHeKT asked for it.
+    pub silent: Duration,
 }
 
 /// Why a client cannot be made.
@@ -152,7 +165,16 @@ impl PartnerClient {
             looking: Notify::new(),
             fence,
             clock,
+            meter: Meter::default(),
         })
+    }
+
+    /// The same, with its calls counted by this meter.
+    #[must_use]
+    pub fn metered(mut self, meter: Meter) -> Self {
+        self.tokens = self.tokens.metered(meter.clone());
+        self.meter = meter;
+        self
     }
 
     /// Lists the webhooks, through all pages.
@@ -182,7 +204,7 @@ impl PartnerClient {
         let mut extent = Extent::Whole;
         for _ in 0..MOST_PAGES {
             self.turn_to_look().await;
-            let answer = match self.call(Method::GET, &target, true, None, None).await {
+            let answer = match self.call(Route::List, &target, None, None).await {
                 // A server that knows no pages may refuse the parameter; then the first page was all.
                 Err(error)
                     if asked
@@ -267,7 +289,7 @@ impl PartnerClient {
         key: &str,
     ) -> Result<Option<RemoteWebhook>, PartnerError> {
         let answer = self
-            .write(Method::POST, &self.collection, true, Some(fields), key)
+            .write(Route::Create, &self.collection, Some(fields), key)
             .await?;
         Ok(wire::webhook(&answer.body).ok())
     }
@@ -283,13 +305,7 @@ impl PartnerClient {
         key: &str,
     ) -> Result<Option<RemoteWebhook>, PartnerError> {
         let answer = self
-            .write(
-                Method::PATCH,
-                &self.item(id, None),
-                false,
-                Some(fields),
-                key,
-            )
+            .write(Route::Update, &self.item(id, None), Some(fields), key)
             .await?;
         Ok(wire::webhook(&answer.body).ok().filter(|w| w.id == id))
     }
@@ -299,7 +315,7 @@ impl PartnerClient {
     /// # Errors
     /// [`PartnerError`]; [`Kind::Missing`] when it was not there.
     pub async fn delete(&self, id: &str, key: &str) -> Result<(), PartnerError> {
-        self.write(Method::DELETE, &self.item(id, None), false, None, key)
+        self.write(Route::Delete, &self.item(id, None), None, key)
             .await
             .map(|_| ())
     }
@@ -309,7 +325,7 @@ impl PartnerClient {
     /// # Errors
     /// [`PartnerError`].
     pub async fn test(&self, id: &str, key: &str) -> Result<(), PartnerError> {
-        self.write(Method::POST, &self.item(id, Some("test")), false, None, key)
+        self.write(Route::Test, &self.item(id, Some("test")), None, key)
             .await
             .map(|_| ())
     }
@@ -318,6 +334,17 @@ impl PartnerClient {
     #[must_use]
     pub fn silent_for(&self, now: Instant) -> Option<Duration> {
         self.turns().budget().silent_for(now)
+    }
+
+    /// What the account may spend.
+    #[must_use]
+    pub fn spending(&self, now: Instant) -> Spending {
+        let mut turns = self.turns();
+        Spending {
+            left: turns.budget().left(now),
+            waiting: turns.waiting(),
+            silent: turns.budget().silent_for(now).unwrap_or_default(),
+        }
     }
 
     /// Asks for the turn that a write needs: the calls themselves do not wait. With [`Turn::Later`], whoever runs
@@ -380,15 +407,14 @@ impl PartnerClient {
 
     async fn write(
         &self,
-        method: Method,
+        route: Route,
         url: &Url,
-        collection: bool,
         fields: Option<&Fields>,
         key: &str,
     ) -> Result<Answer, PartnerError> {
         let body = fields.map(Fields::to_json).transpose()?;
         let secret = fields.and_then(|f| f.secret.as_ref());
-        self.call(method, url, collection, body, Some(key))
+        self.call(route, url, body, Some(key))
             .await
             .map_err(
                 |error| match secret.and_then(|s| std::str::from_utf8(s.expose()).ok()) {
@@ -398,15 +424,20 @@ impl PartnerClient {
             )
     }
 
-    /// One call. `collection`: it is to the collection and not to one webhook.
+    /// One call.
     async fn call(
         &self,
-        method: Method,
+        route: Route,
         url: &Url,
-        collection: bool,
         body: Option<Value>,
         key: Option<&str>,
     ) -> Result<Answer, PartnerError> {
+        let method = match route {
+            Route::List => Method::GET,
+            Route::Create | Route::Test | Route::Token => Method::POST,
+            Route::Update => Method::PATCH,
+            Route::Delete => Method::DELETE,
+        };
         let mut renewed = false;
         loop {
             self.fence.check().map_err(not_leading)?;
@@ -430,7 +461,10 @@ impl PartnerClient {
             }
             // Last of all: a turn or a token may have been waited for, and the process may have been paused since.
             self.fence.check().map_err(not_leading)?;
-            let outcome = self.send(request, collection).await;
+            let sent = self.clock.now();
+            let outcome = self.send(request, route).await;
+            let took = self.clock.now().saturating_duration_since(sent);
+            self.meter.called(route, &outcome, took);
             let shown = outcome
                 .as_ref()
                 .map_or_else(|e| e.detail.as_str(), |_| "ok");
@@ -448,11 +482,7 @@ impl PartnerClient {
         }
     }
 
-    async fn send(
-        &self,
-        request: RequestBuilder,
-        collection: bool,
-    ) -> Result<Answer, PartnerError> {
+    async fn send(&self, request: RequestBuilder, route: Route) -> Result<Answer, PartnerError> {
         let mut answer = request.send().await.map_err(|error| {
             // A connection that was never made has carried nothing.
             let unclear = !error.is_connect() && !error.is_builder();
@@ -474,7 +504,7 @@ impl PartnerClient {
             let text = String::from_utf8_lossy(&text);
             return Err(PartnerError::from_answer(
                 status.as_u16(),
-                collection,
+                route.is_of_all(),
                 &text,
                 retry_after,
             ));

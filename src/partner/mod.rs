@@ -3,5 +3,6 @@
 pub mod assertion;
 pub mod fault;
 pub mod http;
+pub mod meter;
 pub mod token;
 pub mod wire;

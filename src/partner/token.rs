@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::assertion::{self, SigningKey};
 use super::fault::{Kind, PartnerError, cause};
 use super::http::pause;
+use super::meter::{Meter, Route};
 use crate::account::credentials::TokenCache;
 use crate::ops::clock::Clock;
 
@@ -99,6 +100,7 @@ pub struct TokenSource {
     credentials: Credentials,
     clock: Clock,
     state: Mutex<State>,
+    meter: Meter,
 }
 
 impl TokenSource {
@@ -110,7 +112,14 @@ impl TokenSource {
             credentials,
             clock,
             state: Mutex::default(),
+            meter: Meter::default(),
         }
+    }
+
+    /// The same, with its requests counted by this meter.
+    #[must_use]
+    pub fn metered(self, meter: Meter) -> Self {
+        TokenSource { meter, ..self }
     }
 
     /// A token that is good for now.
@@ -132,7 +141,11 @@ impl TokenSource {
         if let Some((_, error)) = state.failed.as_ref().filter(|(began, _)| *began >= came) {
             return Err(error.clone());
         }
-        match self.fetch(&grant.url, grant.form(self.clock.wall())?).await {
+        let form = grant.form(self.clock.wall())?;
+        let fetched = self.fetch(&grant.url, form).await;
+        let took = self.clock.now().saturating_duration_since(asked);
+        self.meter.called(Route::Token, &fetched, took);
+        match fetched {
             Ok((token, expires_in)) => {
                 state.cache.store(token.clone(), &expires_in, asked);
                 state.failed = None;

@@ -336,6 +336,7 @@ impl Ingest {
         match &appended {
             Ok(appended) => {
                 self.reports.verified(identity, &event, &key_id, now);
+                self.metrics.last_verified.set(now.as_second());
                 let outcome = match appended {
                     Appended::New => "accepted",
                     Appended::Known => "duplicate",

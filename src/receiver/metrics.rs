@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
+use crate::cluster::meter::Meter as KubernetesMeter;
 use crate::delivery::Class;
 use crate::ops::metrics::{Label, Table};
 
@@ -202,6 +203,8 @@ pub struct Metrics {
     pub deliveries: Family<Outcome, Counter>,
     /// Verified deliveries by the key that verified them.
     pub verified: Family<Place, Counter>,
+    /// When a delivery with a valid signature was last put on disk, in seconds since 1970.
+    pub last_verified: Gauge,
     /// Seconds from the request's headers to the answer of an acknowledged delivery.
     pub durable_seconds: Histogram,
     /// Connections that are open.
@@ -252,14 +255,17 @@ pub struct Metrics {
     pub sink_lag_seconds: Gauge,
     /// Deliveries that the journal could not keep for the sink.
     pub sink_missed: Gauge,
+    /// Requests to the API server.
+    pub kubernetes: KubernetesMeter,
 }
 
 impl Metrics {
     /// Makes them and enters them into a table.
     pub fn register(table: &mut Table) -> Self {
-        let metrics = Metrics {
+        let mut metrics = Metrics {
             deliveries: Family::default(),
             verified: Family::default(),
+            last_verified: Gauge::default(),
             durable_seconds: Histogram::new(FAST),
             connections: Gauge::default(),
             cuts: Family::default(),
@@ -285,6 +291,7 @@ impl Metrics {
             sink_lag_records: Gauge::default(),
             sink_lag_seconds: Gauge::default(),
             sink_missed: Gauge::default(),
+            kubernetes: KubernetesMeter::default(),
         };
         let outcomes = |label: Label| label.values.iter().map(|(outcome, _)| Outcome { outcome });
         table.add_family(
@@ -300,6 +307,11 @@ impl Metrics {
             &[PLACE],
             PLACE.values.iter().map(|(place, _)| Place { place }),
             &metrics.verified,
+        );
+        table.add(
+            "last_verified_timestamp_seconds",
+            "When a delivery with a valid signature was last put on disk, in seconds since 1970; 0 before the first since the process started",
+            &metrics.last_verified,
         );
         table.add(
             "durable_seconds",
@@ -446,6 +458,7 @@ impl Metrics {
             outcomes(STATUS_WRITE),
             &metrics.status_writes,
         );
+        metrics.kubernetes = KubernetesMeter::register(table);
         metrics
     }
 

@@ -239,12 +239,14 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
     };
     let (door, certificate) = door(&args)?;
     let (journal, feed) = Journal::start(&args.journal, options)?;
-    let client = client::connect().await?;
+    let mut table = Table::new(metrics::PREFIX);
+    let metrics = Metrics::register(&mut table);
+    ops::process::register(&mut table);
+    ops::build::register(&mut table);
+    let client = client::connect_metered(&metrics.kubernetes).await?;
     let public = listen(args.listen).await?;
     let ops = listen(args.ops_address).await?;
 
-    let mut table = Table::new(metrics::PREFIX);
-    let metrics = Metrics::register(&mut table);
     let readiness = Readiness::new();
     let keyrings_read = readiness.gate("keyrings", "webhooks and keyrings are being read");
     let serving = readiness.gate("receiver", "starting");

@@ -57,12 +57,13 @@ pub enum Act {
 /// What the state of a remote webhook means.
 #[must_use]
 pub fn state(remote: &RemoteWebhook) -> State {
-    match remote
-        .state
-        .as_deref()
-        .map(str::to_ascii_lowercase)
-        .as_deref()
-    {
+    meaning(remote.state.as_deref())
+}
+
+/// What a word for the state means, or the lack of one.
+#[must_use]
+pub fn meaning(word: Option<&str>) -> State {
+    match word.map(str::to_ascii_lowercase).as_deref() {
         Some("active") => State::Active,
         Some(word) if OFF.contains(&word) => State::Off,
         _ => State::Unknown,

@@ -33,7 +33,13 @@ async fn both_get_ready_and_end_in_good_order_when_asked() -> anyhow::Result<()>
         process.ready(READY).await?;
         assert_ne!(process.ops()?.port(), 0);
         let metrics = process.metrics().await?;
-        assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+        // Who does not ask for OpenMetrics gets the older format, where a counter is described under its whole name.
+        assert!(
+            metrics.contains("# TYPE process_cpu_seconds_total counter\n"),
+            "{metrics}"
+        );
+        assert!(metrics.contains("\nchekt_build_info{version="), "{metrics}");
+        assert!(!metrics.contains("# EOF"), "{metrics}");
         let status = process.terminate(END).await?;
         assert!(status.success(), "{status}\n{}", process.log_tail());
     }

@@ -9,6 +9,7 @@ use std::path::Path;
 use chekt_operator::cli::Cli;
 use chekt_operator::delivery::catalogue::Kind;
 use chekt_operator::ops::metrics::Table;
+use chekt_operator::ops::{build, process};
 use chekt_operator::resources::conditions::{
     ACTIVE, DELIVERIES_DELAYED, READY, RECONCILING, STALLED, SUSPENDED, SYNCED, VERIFIED,
 };
@@ -482,8 +483,10 @@ fn metrics() -> String {
     let mut out = String::from("# Reference of the metrics\n\n");
     out.push_str(GENERATED);
     out.push_str(
-        "\nBoth processes serve `/metrics` on their `--ops-address`, in the OpenMetrics text format. Every series is there from the \
-         start, at zero; labels have the values named here and no others. A histogram `x` is `x_bucket`, `x_sum` and `x_count`. \
+        "\nBoth processes serve `/metrics` on their `--ops-address`, in the OpenMetrics text format for those who ask for it (as \
+         Prometheus does) and in the older text format for all others. Every series is there from the start, at zero; labels \
+         have the values named here and no others. The exceptions have labels that hold names: what is told of webhooks and \
+         accounts, by the controller that leads and no other. How to use all this is in [howto/monitoring.md](howto/monitoring.md). A histogram `x` is `x_bucket`, `x_sum` and `x_count`. \
          Names that end in `_seconds` or `_bytes` have that unit.\n",
     );
     for (process, metrics) in [
@@ -491,12 +494,16 @@ fn metrics() -> String {
             "receiver",
             table_of(receiver::metrics::PREFIX, |table| {
                 drop(receiver::metrics::Metrics::register(table));
+                process::register(table);
+                build::register(table);
             }),
         ),
         (
             "controller",
             table_of(controller::metrics::PREFIX, |table| {
-                drop(controller::metrics::Metrics::register(table));
+                drop(controller::metrics::Metrics::register(table, 0));
+                process::register(table);
+                build::register(table);
             }),
         ),
     ] {
@@ -505,6 +512,9 @@ fn metrics() -> String {
         ));
         for row in metrics.rows() {
             let mut meaning = format!("{}.", row.help);
+            for (label, says) in row.names {
+                meaning.push_str(&format!("<br>`{label}`: {says}."));
+            }
             for label in &row.labels {
                 for (value, says) in label.values {
                     meaning.push_str(&format!("<br>`{}=\"{value}\"`: {says}.", label.name));

@@ -16,12 +16,11 @@ use tokio::sync::mpsc;
 
 use super::connection::Connection;
 use super::credentials;
-use super::metrics::{self, Metrics};
+use super::metrics::Metrics;
 use crate::account::report::Problem;
 use crate::cluster::{ClusterError, within, write};
 use crate::leadership::fence::Fence;
 use crate::ops::clock::Clock;
-use crate::ops::metrics::Table;
 use crate::resources::account::AccountName;
 use crate::resources::{ChektAccount, ChektWebhook};
 
@@ -77,7 +76,7 @@ impl Reached {
         };
         // Nobody waits here, and nobody reads the numbers.
         let (wake, _) = mpsc::unbounded_channel();
-        let numbers = Metrics::register(&mut Table::new(metrics::PREFIX));
+        let numbers = Metrics::default();
         let connection =
             Connection::open(key.clone(), partner, made_of, wake, numbers, clock.clone());
         Ok(Ok(Reached {

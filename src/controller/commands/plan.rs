@@ -22,17 +22,17 @@ use tokio::sync::mpsc;
 use url::Url;
 
 use super::{DEADLINE, Reached};
+use crate::cluster::meter::Meter;
 use crate::cluster::{self, within};
 use crate::controller::args::Settings;
 use crate::controller::claims::Claims;
 use crate::controller::context::{Accounts, Context, Slot, Webhooks};
 use crate::controller::gather::{Held, gather};
 use crate::controller::memory::Remembered;
-use crate::controller::metrics::{self, Metrics};
+use crate::controller::metrics::Metrics;
 use crate::controller::perform;
 use crate::leadership::fence::Fence;
 use crate::ops::clock::{Clock, since_boot};
-use crate::ops::metrics::Table;
 use crate::resources::account::AccountName;
 use crate::resources::{ChektAccount, ChektWebhook};
 use crate::webhook::rehearsal;
@@ -106,7 +106,8 @@ pub struct PlanArgs {
 /// # Errors
 /// When something could not be read.
 pub async fn run(args: PlanArgs) -> anyhow::Result<u8> {
-    let client = cluster::client::connect_behind(&Fence::closed(since_boot)).await?;
+    let client =
+        cluster::client::connect_behind(&Fence::closed(since_boot), &Meter::default()).await?;
     let mut all = super::webhooks(&client).await?;
     let webhook = wanted(&args, &all)?;
     let of_another = |w: &ChektWebhook| w.uid() != webhook.uid();
@@ -137,7 +138,7 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<u8> {
     let context = Context::new(
         client.clone(),
         settings,
-        Metrics::register(&mut Table::new(metrics::PREFIX)),
+        Metrics::default(),
         Fence::open(),
         Clock::machine(),
         (vec![Webhooks { store, claims }], vec![accounts]),
