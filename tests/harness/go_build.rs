@@ -2,7 +2,7 @@
 //! minute looks like a hang.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -119,6 +119,26 @@ pub fn build_all(recipe: &Recipe, out: &Path) -> anyhow::Result<()> {
     }
     say(&format!("{what} is built, {}", spoken(start.elapsed())));
     Ok(())
+}
+
+/// The folder of a module that a recipe is built from, fetched if it is not there any more.
+///
+/// # Errors
+/// When Go is missing or fails.
+pub fn sources(recipe: &Recipe, module: &str) -> anyhow::Result<PathBuf> {
+    let output = Command::new("go")
+        .args(["mod", "download", "-json", module])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(recipe.module))
+        .env("GOTOOLCHAIN", toolchain()?)
+        .env("GOWORK", "off")
+        .env("GOFLAGS", "")
+        .output()
+        .context("cannot run `go mod download`")?;
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let folder = said["Dir"].as_str();
+    let folder = folder.with_context(|| format!("`go mod download {module}` said {said}"))?;
+    Ok(PathBuf::from(folder))
 }
 
 /// Writes a line for the person who waits. Not by `eprintln!`, which `cargo test` would hold back.

@@ -1,22 +1,21 @@
 //! The programs of the ecosystem that chart, alerts and workflows are judged by, or that install them for real.
 //!
-//! Each is a Go module of its own below `tests/tools/`, which holds nothing but its pin: what one of them needs must not
-//! decide which version of a library another one gets.
+//! Each is a Go module of its own below `tests/tools/`, which holds nothing but its pin, and a few lines where no package
+//! of theirs is a program: what one of them needs must not decide which version of a library another one gets.
 
 use std::path::PathBuf;
 
 use super::assets;
-use super::go_build::Recipe;
+use super::go_build::{self, Recipe};
 
 /// A program, and what it is built from.
 pub struct Tool {
     recipe: Recipe,
-    go_mod: &'static str,
-    go_sum: &'static str,
+    sources: &'static [&'static str],
 }
 
 macro_rules! tool {
-    ($(#[$doc:meta])* $tool:ident, $name:literal, $package:literal, $ldflags:literal) => {
+    ($(#[$doc:meta])* $tool:ident, $name:literal, $package:literal, $ldflags:literal $(, $source:literal)*) => {
         $(#[$doc])*
         pub const $tool: Tool = Tool {
             recipe: Recipe {
@@ -26,8 +25,11 @@ macro_rules! tool {
                 ldflags: $ldflags,
                 text: "1: go1.26, CGO_ENABLED=0, -trimpath",
             },
-            go_mod: include_str!(concat!("../tools/", $name, "/go.mod")),
-            go_sum: include_str!(concat!("../tools/", $name, "/go.sum")),
+            sources: &[
+                include_str!(concat!("../tools/", $name, "/go.mod")),
+                include_str!(concat!("../tools/", $name, "/go.sum")),
+                $(include_str!(concat!("../tools/", $name, "/", $source)),)*
+            ],
         };
     };
 }
@@ -68,6 +70,29 @@ tool!(
     "-s -w"
 );
 tool!(
+    /// Syncs clusters from git: its repo-server, its application controller and its command line are one program.
+    ARGOCD,
+    "argocd",
+    "github.com/argoproj/argo-cd/v3/cmd",
+    "-s -w -X github.com/argoproj/argo-cd/v3/common.version=3.5.7"
+);
+tool!(
+    /// Argo CD's memory.
+    MINIREDIS,
+    "miniredis",
+    "miniredis",
+    "-s -w",
+    "main.go"
+);
+tool!(
+    /// Reads Events and sends them on as log records.
+    OTEL_COLLECTOR,
+    "otel-collector",
+    "otel-collector",
+    "-s -w",
+    "main.go"
+);
+tool!(
     /// Checks workflow files.
     ACTIONLINT,
     "actionlint",
@@ -76,13 +101,16 @@ tool!(
 );
 
 /// All of them.
-pub const ALL: [&Tool; 6] = [
+pub const ALL: [&Tool; 9] = [
     &HELM,
     &HELM_UNITTEST,
     &KUBECONFORM,
     &KUBE_SCORE,
     &PROMTOOL,
     &ACTIONLINT,
+    &ARGOCD,
+    &MINIREDIS,
+    &OTEL_COLLECTOR,
 ];
 
 impl Tool {
@@ -96,7 +124,15 @@ impl Tool {
     /// # Errors
     /// When Go is missing or fails.
     pub fn path(&self) -> anyhow::Result<PathBuf> {
-        assets::found_or_built("tools", &[self.go_mod, self.go_sum], &self.recipe)
+        assets::found_or_built("tools", self.sources, &self.recipe)
             .map(|dir| dir.join(self.recipe.what))
+    }
+
+    /// The folder with the sources of a module that it is built from: some programs need files that lie there.
+    ///
+    /// # Errors
+    /// When Go is missing, or the module is not to be had.
+    pub fn sources(&self, module: &str) -> anyhow::Result<PathBuf> {
+        go_build::sources(&self.recipe, module)
     }
 }
