@@ -55,6 +55,7 @@ peers: control-plane ## Creates, kills and counts: this operator beside two reco
 
 generate: ## Writes the files that are made from the code: crds/ and the references in docs/
 	UPDATE=1 $(CARGO) test --locked --test it -- generated:: reference::
+	UPDATE=1 $(CARGO) test --locked --test shipped -- health::what_is_pasted_into_argo_cd
 
 # Without a sanitizer, which would need a nightly compiler: what is fuzzed has no unsafe code, and a broken promise is a
 # failed assertion.

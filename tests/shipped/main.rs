@@ -9,4 +9,5 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod health;
 mod tools;
