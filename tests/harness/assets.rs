@@ -83,7 +83,17 @@ pub fn cache_dir() -> anyhow::Result<PathBuf> {
     cached("control-plane", &[GO_MOD, GO_SUM], &CONTROL_PLANE)
 }
 
+/// The folder for what is made from these sources and by this recipe's text.
 fn cached(kind: &str, sources: &[&str], recipe: &Recipe) -> anyhow::Result<PathBuf> {
+    let parts: Vec<_> = sources.iter().copied().chain([recipe.text]).collect();
+    cached_by(kind, &parts)
+}
+
+/// The folder for what all these decide.
+///
+/// # Errors
+/// When the user has no cache folder.
+pub(super) fn cached_by(kind: &str, parts: &[&str]) -> anyhow::Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let cache = match (set("XDG_CACHE_HOME"), set("HOME")) {
         (Some(cache), _) => PathBuf::from(cache),
@@ -91,7 +101,7 @@ fn cached(kind: &str, sources: &[&str], recipe: &Recipe) -> anyhow::Result<PathB
         (None, None) => anyhow::bail!("neither XDG_CACHE_HOME nor HOME is set: set one of them"),
     };
     let mut hash = Sha256::new();
-    for part in sources.iter().chain([&recipe.text]) {
+    for part in parts {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
@@ -129,18 +139,29 @@ fn given(dir: &Path) -> anyhow::Result<Assets> {
     })
 }
 
-/// Builds into a folder beside the wanted one and renames it at the end: the wanted name never stands for half a build.
+/// Builds what is not there yet.
 fn build(recipe: &Recipe, dir: &Path) -> anyhow::Result<()> {
+    make(recipe.what, dir, |partial| {
+        go_build::build_all(recipe, partial)
+    })
+}
+
+/// Makes a folder beside the wanted one and renames it at the end: the wanted name never stands for half of it.
+pub(super) fn make(
+    what: &str,
+    dir: &Path,
+    make: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
     let parent = dir.parent().context("the cache folder has no parent")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     let lock = File::create(dir.with_extension("lock"))?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            go_build::say(&format!(
-                "another run is building {}; waiting for it",
-                recipe.what
-            ));
+            go_build::say(&format!("another run is building {what}; waiting for it"));
             lock.lock()?;
         }
         Err(TryLockError::Error(error)) => return Err(error.into()),
@@ -154,7 +175,7 @@ fn build(recipe: &Recipe, dir: &Path) -> anyhow::Result<()> {
         fs::remove_dir_all(&partial)?;
     }
     fs::create_dir(&partial)?;
-    go_build::build_all(recipe, &partial)?;
+    make(&partial)?;
     fs::rename(&partial, dir)?;
     Ok(())
 }

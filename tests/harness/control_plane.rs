@@ -121,6 +121,19 @@ impl ControlPlane {
         anyhow::bail!("the control plane did not start: {failed}")
     }
 
+    /// One that somebody else runs, such as a node: at this address, with the admin's kubeconfig in `dir`. Only the admin
+    /// is known there.
+    pub fn elsewhere(assets: Assets, dir: PathBuf, address: SocketAddr) -> ControlPlane {
+        ControlPlane {
+            assets,
+            dir,
+            address,
+            etcd_url: String::new(),
+            tokens: BTreeMap::new(),
+            running: Mutex::default(),
+        }
+    }
+
     /// Path of a kubeconfig for `who`.
     pub fn kubeconfig(&self, who: Identity) -> PathBuf {
         self.dir.join(format!("{}.kubeconfig", who.user()))

@@ -52,6 +52,42 @@ pub const CONTROL_PLANE: Recipe = Recipe {
     text: "1: go1.26, CGO_ENABLED=0, -trimpath, v1.37.2",
 };
 
+/// What a node runs beside the control plane. Of the same version and with the same flags, so that most of it is
+/// compiled by then.
+pub const NODE: Recipe = Recipe {
+    what: "the programs of a node",
+    module: "tests/node/kubernetes",
+    programs: &[
+        ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+        ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
+        ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
+    ],
+    ldflags: CONTROL_PLANE.ldflags,
+    text: CONTROL_PLANE.text,
+};
+
+/// The cluster's DNS.
+pub const NODE_DNS: Recipe = Recipe {
+    what: "the DNS server of a node",
+    module: "tests/node/dns",
+    programs: &[("coredns", "dns")],
+    ldflags: "-s -w",
+    text: "1: go1.26, CGO_ENABLED=0, -trimpath",
+};
+
+/// The process that holds a pod, the maker of its image, and the way into the node's network.
+pub const NODE_TOOLS: Recipe = Recipe {
+    what: "the tools of a node",
+    module: "tests/node/tools",
+    programs: &[
+        ("image", "nodetools/image"),
+        ("pause", "nodetools/pause"),
+        ("relay", "nodetools/relay"),
+    ],
+    ldflags: "-s -w",
+    text: "1: go1.26, CGO_ENABLED=0, -trimpath",
+};
+
 /// What Helm and Flux make of an object's status.
 pub const KSTATUS: Recipe = Recipe {
     what: "kstatus",
@@ -117,7 +153,7 @@ pub fn build_all(recipe: &Recipe, out: &Path) -> anyhow::Result<()> {
         build.arg("-o").arg(&target).arg(package);
         run(build, &mut Meter::new(name, "packages", Some(packages)))?;
     }
-    say(&format!("{what} is built, {}", spoken(start.elapsed())));
+    say(&format!("built {what}, {}", spoken(start.elapsed())));
     Ok(())
 }
 

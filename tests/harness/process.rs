@@ -362,7 +362,10 @@ impl Process {
 }
 
 /// An address on loopback with a port below those that systems give to connections and to port 0.
-fn lasting_address() -> anyhow::Result<SocketAddr> {
+///
+/// # Errors
+/// When none is free.
+pub fn lasting_address() -> anyhow::Result<SocketAddr> {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 20_000;
     for _ in 0..100 {

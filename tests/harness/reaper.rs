@@ -17,9 +17,24 @@ use std::time::{Duration, Instant};
 /// All directories of the harness start like this, and the reaper removes no other.
 pub const DIRECTORY_PREFIX: &str = "chekt-operator-";
 
+/// A cgroup can be removed once every process in it is gone, which takes a moment after they were killed.
+const REMOVE_CGROUP: &str = r#"
+remove_cgroup() {
+  case $1 in chekt-operator-*) ;; *) return ;; esac
+  tries=0
+  while [ $tries -lt 200 ]; do
+    find /sys/fs/cgroup/"$1" /sys/fs/cgroup/*/"$1" -depth -type d -exec rmdir {} \; 2>/dev/null
+    [ -n "$(find /sys/fs/cgroup/"$1" /sys/fs/cgroup/*/"$1" -maxdepth 0 2>/dev/null)" ] || return 0
+    sleep 0.05; tries=$((tries + 1))
+  done
+  echo "cgroup $1 is still in use" >&2
+  return 1
+}
+"#;
+
 const WATCH: &str = r#"
 trap '' INT TERM HUP
-pids= dirs=
+pids= dirs= cgroups=
 while read -r word rest; do
   case $word in
     pid) pids="$pids $rest" ;;
@@ -29,6 +44,7 @@ while read -r word rest; do
       pids=$left ;;
     dir) dirs="$dirs$rest
 " ;;
+    cgroup) cgroups="$cgroups $rest" ;;
   esac
 done
 for pid in $pids; do kill -KILL "$pid" 2>/dev/null; done
@@ -36,6 +52,7 @@ tries=0
 for pid in $pids; do
   while kill -0 "$pid" 2>/dev/null && [ $tries -lt 40 ]; do sleep 0.05; tries=$((tries + 1)); done
 done
+for cgroup in $cgroups; do remove_cgroup "$cgroup"; done
 printf '%s' "$dirs" | while read -r dir; do
   case ${dir##*/} in chekt-operator-*) rm -rf -- "$dir" ;; esac
 done
@@ -83,6 +100,46 @@ pub fn remove(dir: &Path) {
     let _ = std::fs::remove_dir_all(dir);
 }
 
+/// Sends a process a signal by its short name, such as `STOP`.
+///
+/// # Errors
+/// When it cannot be sent.
+pub fn signal(pid: u32, name: &str) -> io::Result<()> {
+    // Through a shell, since the standard library has no call for it and unsafe code is forbidden here.
+    let status = Command::new("sh")
+        .args(["-c", r#"kill -"$1" "$0""#, &pid.to_string(), name])
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("SIG{name} could not be sent")))
+    }
+}
+
+/// Hands the cgroup of this name to the reaper, in every hierarchy. The name begins with [`DIRECTORY_PREFIX`].
+///
+/// # Errors
+/// When the reaper cannot be started.
+pub fn cgroup(name: &str) -> io::Result<()> {
+    tell(&format!("cgroup {name}"))
+}
+
+/// Removes a cgroup that [`cgroup`] was told of, in every hierarchy. Blocks until it is gone, 10 s at most.
+///
+/// # Errors
+/// When something is in it still.
+pub fn remove_cgroup(name: &str) -> io::Result<()> {
+    let script = format!("{REMOVE_CGROUP}\nremove_cgroup \"$0\"");
+    let output = Command::new("sh").args(["-c", &script, name]).output()?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        ))
+    }
+}
+
 impl Guarded {
     /// Process id.
     pub fn id(&self) -> u32 {
@@ -124,19 +181,9 @@ impl Guarded {
         if self.ended()?.is_some() {
             return Ok(());
         }
-        // Through a shell, since the standard library has no call for it and unsafe code is forbidden here.
-        let status = Command::new("sh")
-            .args([
-                "-c",
-                r#"kill -"$1" "$0""#,
-                &self.child.id().to_string(),
-                name,
-            ])
-            .status()?;
-        if status.success() || self.ended()?.is_some() {
-            Ok(())
-        } else {
-            Err(io::Error::other(format!("SIG{name} could not be sent")))
+        match signal(self.child.id(), name) {
+            Err(_) if self.ended()?.is_some() => Ok(()),
+            sent => sent,
         }
     }
 
@@ -195,7 +242,7 @@ fn pipe() -> io::Result<&'static Mutex<ChildStdin>> {
         return Ok(pipe);
     }
     let mut shell = Command::new("sh")
-        .args(["-c", WATCH])
+        .args(["-c", &format!("{REMOVE_CGROUP}{WATCH}")])
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
