@@ -19,6 +19,7 @@ use crate::cluster::{ClusterError, write};
 use crate::partner::fault::{Kind, PartnerError};
 use crate::partner::http::Fields;
 use crate::resources::account::{Orphan, OrphanReason};
+use crate::resources::told::Told;
 use crate::resources::{ChektWebhook, FINALIZER};
 use crate::webhook::health::Act;
 use crate::webhook::rotation::{self, Entropy};
@@ -266,7 +267,7 @@ async fn create(
         context,
         webhook,
         EventType::Normal,
-        "Created",
+        Told::Created,
         "Create",
         &note,
     );
@@ -315,13 +316,13 @@ async fn patch(
         Some(remote) => connection.roster().wrote(remote, context.clock.now()),
         None => memory.unclear_at = Some(sent),
     }
-    let reason = match why {
-        Why::SwitchedOff => "Reactivated",
-        Why::TakesOver | Why::TakesOverPinned => "Adopted",
-        _ => "Updated",
+    let told = match why {
+        Why::SwitchedOff => Told::Reactivated,
+        Why::TakesOver | Why::TakesOverPinned => Told::Adopted,
+        _ => Told::Updated,
     };
     let note = format!("Set {} of {id} at CHeKT: {}", change.fields(), why.text());
-    transitions::publish(context, webhook, EventType::Normal, reason, "Update", &note);
+    transitions::publish(context, webhook, EventType::Normal, told, "Update", &note);
     Ok(())
 }
 
@@ -345,7 +346,7 @@ async fn delete(
         context,
         webhook,
         EventType::Normal,
-        "Deleted",
+        Told::Deleted,
         "Delete",
         &note,
     );
@@ -402,13 +403,13 @@ async fn orphan(
     };
     let advice = "Delete it with `chekt-operator orphans` or at CHeKT, or create a ChektWebhook with this url to have it managed again";
     let note = format!("Let go of {what}: {}. {advice}", why.text());
-    transitions::publish(context, webhook, kind, "Orphaned", "Orphan", &note);
+    transitions::publish(context, webhook, kind, Told::Orphaned, "Orphan", &note);
     if let Some(account) = account {
         let note = format!(
             "Let go of {what}, when ChektWebhook {namespace}/{name} was deleted: {}. {advice}",
             why.text()
         );
-        transitions::publish(context, &account, kind, "Orphaned", "Orphan", &note);
+        transitions::publish(context, &account, kind, Told::Orphaned, "Orphan", &note);
     }
     Ok(())
 }
@@ -470,7 +471,7 @@ fn settle(
                 context,
                 webhook,
                 EventType::Warning,
-                "Rejected",
+                Told::Rejected,
                 "Update",
                 &note,
             );

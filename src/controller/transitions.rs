@@ -20,6 +20,7 @@ use crate::cluster::within;
 use crate::delivery::note::{LONGEST, bounded};
 use crate::resources::ChektWebhook;
 use crate::resources::conditions::{self, READY};
+use crate::resources::told::Told;
 use crate::resources::webhook::ChektWebhookStatus;
 
 /// How long one may take.
@@ -148,6 +149,17 @@ pub fn publish<K: Resource<DynamicType = ()>>(
     context: &Context,
     object: &K,
     kind: EventType,
+    told: Told,
+    action: &str,
+    note: &str,
+) {
+    tell(context, object, kind, told.as_str(), action, note);
+}
+
+fn tell<K: Resource<DynamicType = ()>>(
+    context: &Context,
+    object: &K,
+    kind: EventType,
     reason: &str,
     action: &str,
     note: &str,
@@ -176,9 +188,9 @@ pub fn ready(context: &Context, webhook: &ChektWebhook, new: &ChektWebhookStatus
         return;
     }
     let (kind, reason) = match now.status.as_str() {
-        "True" => (EventType::Normal, "Ready"),
+        "True" => (EventType::Normal, Told::Ready.as_str()),
         _ if conditions::find(&new.conditions, conditions::RECONCILING).is_some() => return,
         _ => (EventType::Warning, now.reason.as_str()),
     };
-    publish(context, webhook, kind, reason, "Reconcile", &now.message);
+    tell(context, webhook, kind, reason, "Reconcile", &now.message);
 }

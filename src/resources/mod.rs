@@ -8,6 +8,7 @@ pub mod conditions;
 pub mod keyring;
 pub mod reasons;
 pub mod remote;
+pub mod told;
 pub mod webhook;
 
 pub use account::{ChektAccount, ChektAccountSpec, ChektAccountStatus};

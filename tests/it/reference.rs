@@ -1,19 +1,22 @@
-//! The reference: `docs/reference.md` and `docs/flags.md` are written by this test from the types and the command
-//! line, so that they cannot tell another story than the program.
+//! The reference: `docs/reference.md`, `docs/conditions.md`, `docs/flags.md` and `docs/metrics.md` are written by this test
+//! from the types and the command line, so that they cannot tell another story than the program.
 //!
 //! With `UPDATE=1` (`make generate`) the files are written; without it they are compared.
 
 use std::fs;
 use std::path::Path;
 
+use anyhow::Context as _;
 use chekt_operator::cli::Cli;
 use chekt_operator::delivery::catalogue::Kind;
+use chekt_operator::delivery::event::UNREADABLE;
 use chekt_operator::ops::metrics::Table;
 use chekt_operator::ops::{build, process};
 use chekt_operator::resources::conditions::{
     ACTIVE, DELIVERIES_DELAYED, READY, RECONCILING, STALLED, SUSPENDED, SYNCED, VERIFIED,
 };
-use chekt_operator::resources::reasons::Reason;
+use chekt_operator::resources::reasons::{Reason, Whose};
+use chekt_operator::resources::told::Told;
 use chekt_operator::resources::{self, ChektAccount, ChektWebhook, keyring};
 use chekt_operator::{controller, receiver};
 use clap::{Arg, ArgAction, Command, CommandFactory};
@@ -23,6 +26,11 @@ use serde_json::Value;
 #[test]
 fn the_reference_of_both_kinds_is_what_the_types_say() {
     is_what_the_file_holds("docs/reference.md", &reference());
+}
+
+#[test]
+fn the_reference_of_conditions_and_reasons_is_what_the_types_say() {
+    is_what_the_file_holds("docs/conditions.md", &conditions());
 }
 
 #[test]
@@ -62,6 +70,39 @@ fn the_page_of_events_gives_every_event_its_reason() -> anyhow::Result<()> {
     }
     // The nine of the guide and the test delivery.
     assert_eq!(told.len(), 10, "{told:?}");
+    assert!(page.contains(UNREADABLE), "{UNREADABLE} is not on the page");
+    Ok(())
+}
+
+#[test]
+fn the_page_of_events_gives_every_event_about_the_webhook_itself_its_meaning() -> anyhow::Result<()>
+{
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/events.md"))?;
+    let (_, section) = page
+        .split_once("\n## The webhook itself\n")
+        .context("docs/events.md has no section about the webhook itself")?;
+    let rows: Vec<(&str, &str)> = section
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ");
+            Some((cells.next()?, cells.nth(1)?))
+        })
+        .filter(|(reason, _)| reason.starts_with(char::is_uppercase))
+        .collect();
+    let told: Vec<(&str, &str)> = Told::ALL
+        .iter()
+        .map(|told| (told.as_str(), told.meaning()))
+        .collect();
+    let begins_with =
+        |row: &(&str, &str), told: &(&str, &str)| row.0 == told.0 && row.1.starts_with(told.1);
+    assert!(
+        rows.len() == told.len()
+            && rows
+                .iter()
+                .zip(&told)
+                .all(|(row, told)| begins_with(row, told)),
+        "the page says {rows:#?}, the program {told:#?}"
+    );
     Ok(())
 }
 
@@ -91,14 +132,13 @@ fn reference() -> String {
     let mut out = String::from("# Reference of the kinds\n\n");
     out.push_str(GENERATED);
     out.push_str(
-        "\nWhat may be written in a [ChektAccount](#chektaccount) and a [ChektWebhook](#chektwebhook), what their \
-         status tells, and what the [conditions](#conditions) and [reasons](#reasons) mean. `kubectl explain cwh.spec` \
-         tells the same about fields. The flags are in [flags.md](flags.md), Events in [events.md](events.md).\n",
+        "\nWhat may be written in a [ChektAccount](#chektaccount) and a [ChektWebhook](#chektwebhook), and what their \
+         status tells. `kubectl explain cwh.spec` tells the same. What conditions and reasons mean and what to do about them is in \
+         [conditions.md](conditions.md); the flags are in [flags.md](flags.md), Events in [events.md](events.md).\n",
     );
     for crd in [ChektAccount::crd(), ChektWebhook::crd()] {
         kind(&mut out, &serde_json::to_value(crd).unwrap_or_default());
     }
-    conditions(&mut out);
     names(&mut out);
     out
 }
@@ -265,7 +305,9 @@ fn type_of(schema: &Value) -> String {
         ("string", "date-time") => "time".to_owned(),
         ("array", _) => match text(&schema["x-kubernetes-list-type"]) {
             "set" => format!("set of {}s", type_of(&schema["items"])),
-            "map" => "[conditions](#conditions)".to_owned(),
+            "map" if text(&schema["x-kubernetes-list-map-keys"][0]) == "type" => {
+                "[conditions](conditions.md#conditions)".to_owned()
+            }
             _ => format!("list of {}s", type_of(&schema["items"])),
         },
         (other, _) => other.to_owned(),
@@ -291,14 +333,20 @@ fn bounds(schema: &Value) -> Option<String> {
         .or_else(|| range("minimum", "maximum", schema).map(|b| format!("{b}.")))
 }
 
-fn conditions(out: &mut String) {
+fn conditions() -> String {
+    let mut out = String::from("# Conditions and reasons\n\n");
+    out.push_str(GENERATED);
     out.push_str(
-        "\n## Conditions\n\nEvery condition carries the generation that it speaks of. Messages say what to do and hold no \
-         times and no counters, so a status changes only when something did.\n\n\
+        "\nWhat the status of a [ChektWebhook](reference.md#chektwebhook) and a [ChektAccount](reference.md#chektaccount) says, and \
+         what to do about it. `kubectl describe cwh NAME` and `kubectl describe cacc NAME` show the conditions with their messages; \
+         a message knows the case, names what is missing, and says what to write. What the operator does about each failure is in \
+         [When things fail](failures.md).\n\n\
+         ## Conditions\n\nEvery condition carries the generation that it speaks of. Messages hold no times and no counters, so a \
+         status changes only when something did.\n\n\
          | condition | of | meaning |\n| --- | --- | --- |\n",
     );
-    let both = "both";
-    let webhook = "ChektWebhook";
+    let both = Whose::Both;
+    let webhook = Whose::Webhook;
     for (name, of, meaning) in [
         (
             READY,
@@ -341,16 +389,25 @@ fn conditions(out: &mut String) {
             "There only while true: a delivery has waited for longer than a minute to become an Event. It is not part of Ready.",
         ),
     ] {
-        out.push_str(&format!("| {name} | {of} | {meaning} |\n"));
+        out.push_str(&format!("| {name} | {} | {meaning} |\n", of.text()));
     }
-    out.push_str("\n## Reasons\n\n| reason | meaning |\n| --- | --- |\n");
+    out.push_str(
+        "\nTo wait for one: `kubectl wait --for=condition=Ready cwh/NAME`. kstatus, Helm's `--wait`, Flux and Argo CD make of \
+         them what is written here: Reconciling is in progress, Stalled is failed.\n",
+    );
+    out.push_str(
+        "\n## Reasons\n\n| reason | of | meaning | what to do |\n| --- | --- | --- | --- |\n",
+    );
     for reason in Reason::ALL {
         out.push_str(&format!(
-            "| {} | {} |\n",
+            "| {} | {} | {} | {} |\n",
             reason.as_str(),
-            cell(reason.meaning())
+            reason.whose().text(),
+            cell(reason.meaning()),
+            cell(reason.remedy()),
         ));
     }
+    out
 }
 
 fn names(out: &mut String) {
@@ -363,9 +420,24 @@ fn names(out: &mut String) {
             "Asks for a list and a pass now. Any new value counts; it is echoed in `status.lastHandledReconcileAt`.",
         ),
         (
+            resources::TEST_REQUESTED_AT,
+            "annotation you write on a ChektWebhook",
+            "Asks for a test delivery. Any new value counts, at most once; it is echoed in `status.lastHandledTestAt`.",
+        ),
+        (
+            resources::ROTATE_REQUESTED_AT,
+            "annotation you write on a ChektWebhook",
+            "Asks for a new generated secret. Any new value counts; it is echoed in `status.lastHandledRotateAt` once the secret is in force. With `secretRef` nothing is done.",
+        ),
+        (
             resources::FINALIZER,
             "finalizer of a ChektWebhook",
             "Keeps the object until the remote webhook is confirmed to be gone.",
+        ),
+        (
+            resources::ACCOUNT_FINALIZER,
+            "finalizer of a ChektAccount",
+            "Keeps the account for as long as webhooks are with it.",
         ),
         (
             keyring::LABEL,
@@ -388,6 +460,11 @@ fn names(out: &mut String) {
             "Annotation: the uid of its webhook.",
         ),
         (
+            keyring::ACCOUNT,
+            keyrings,
+            "Annotation: the account that its webhook is with, as `namespace/name`.",
+        ),
+        (
             resources::CONTROLLER_MANAGER,
             "field manager",
             "The controller's writes: all of status but `deliveries`.",
@@ -396,6 +473,11 @@ fn names(out: &mut String) {
             resources::RECEIVER_MANAGER,
             "field manager",
             "The receiver's writes: `status.deliveries`.",
+        ),
+        (
+            resources::ORPHANS_MANAGER,
+            "field manager",
+            "Writes to `status.orphans` of an account.",
         ),
     ] {
         out.push_str(&format!("| `{name}` | {place} | {meaning} |\n"));
