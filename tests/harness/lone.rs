@@ -39,8 +39,8 @@ pub struct Lone {
 }
 
 impl Lone {
-    /// Makes the webhooks and starts a receiver with these flags as `who`. Anybody but the admin may do what the README
-    /// says that a receiver needs.
+    /// Makes the webhooks and starts a receiver with these flags as `who`. Anybody but the admin may do what
+    /// docs/howto/by-hand.md says that a receiver needs.
     ///
     /// # Errors
     /// When a part does not start.

@@ -367,7 +367,7 @@ async fn allow(namespace: &Cluster, name: &str, rules: serde_json::Value) -> any
 }
 
 #[tokio::test]
-async fn a_controller_that_may_not_use_leases_says_so_and_the_rights_of_the_readme_are_enough()
+async fn a_controller_that_may_not_use_leases_says_so_and_the_stated_rights_are_enough()
 -> anyhow::Result<()> {
     let options = StageOptions {
         controller_identity: Identity::Controller,

@@ -47,7 +47,7 @@ async fn reason(cluster: &Cluster, name: &str, reason: &str) -> anyhow::Result<C
     .await
 }
 
-/// The rights of the README's table, in one namespace and for one user, and nothing in the cluster.
+/// The rights of the table in docs/howto/by-hand.md, in one namespace and for one user, and nothing in the cluster.
 fn rights() -> String {
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "chekt-controller"},
