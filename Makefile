@@ -6,7 +6,7 @@ CARGO ?= cargo
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kill-test crash-matrix ambiguity-matrix twin bench bench-controller peers generate fuzz lint ci control-plane
+.PHONY: help demo test kill-test crash-matrix ambiguity-matrix twin bench bench-controller peers generate chart-check fuzz lint ci control-plane
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -53,9 +53,16 @@ bench-controller: control-plane ## Measures what the controller costs; PART=bulk
 peers: control-plane ## Creates, kills and counts: this operator beside two reconcilers of a small team
 	@$(CARGO) bench --locked --quiet --bench controller -- peers
 
-generate: ## Writes the files that are made from the code: crds/ and the references in docs/
-	UPDATE=1 $(CARGO) test --locked --test it -- generated:: reference::
-	UPDATE=1 $(CARGO) test --locked --test shipped -- health::what_is_pasted_into_argo_cd
+generate: ## Writes the files that are made from the code and the values: crds/, the chart's copies, references in docs/
+	UPDATE=1 $(CARGO) test --locked --test it --test shipped -- generated:: reference:: values:: health::what_is_pasted_into_argo_cd
+
+# From PyPI into the project's cache; everything else that judges the chart is in `make test`.
+CHECKOV = 3.3.30
+CHECKOV_TOOL = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chekt-operator/tools/checkov-$(CHECKOV)
+chart-check: control-plane ## Looks at the chart with all checkers, checkov too, which is installed for it (300 MB)
+	@test -x "$(CHECKOV_TOOL)/bin/checkov" || { python3 -m venv "$(CHECKOV_TOOL)" && \
+		"$(CHECKOV_TOOL)/bin/pip" install --quiet --disable-pip-version-check "checkov==$(CHECKOV)"; }
+	CHECKOV="$(CHECKOV_TOOL)/bin/checkov" $(CARGO) test --locked --test shipped -- --include-ignored chart:: values:: flags::
 
 # Without a sanitizer, which would need a nightly compiler: what is fuzzed has no unsafe code, and a broken promise is a
 # failed assertion.

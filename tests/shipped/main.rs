@@ -9,5 +9,11 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod chart;
+mod definitions;
+mod flags;
 mod health;
+mod helm;
+mod schemas;
 mod tools;
+mod values;

@@ -15,7 +15,7 @@ What a schema cannot say, or not in words that help: how values fit together. Ea
 {{- fail (printf "\n\npublicUrl %q is not a URL: write https://alarms.example.com or https://alarms.example.com/path.\n" .) -}}
 {{- end -}}
 {{- if or $url.query $url.fragment $url.userinfo -}}
-{{- fail (printf "\n\npublicUrl %q must have no user, query or fragment: write https://host or https://host/path.\n" .) -}}
+{{- fail "\n\npublicUrl must have no user, query or fragment: write https://host or https://host/path.\n" -}}
 {{- end -}}
 {{- if and (eq $url.scheme "http") (not $c.allowInsecurePublicUrl) -}}
 {{- fail (printf "\n\npublicUrl %q is plain http, which CHeKT refuses: write https, or, for a sandbox, set controller.allowInsecurePublicUrl=true.\n" .) -}}
