@@ -14,6 +14,7 @@ mod definitions;
 mod flags;
 mod health;
 mod helm;
+mod private_ca;
 mod schemas;
 mod tools;
 mod values;
