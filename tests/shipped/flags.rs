@@ -83,6 +83,11 @@ fn controller() -> Vec<Row> {
             "--concurrency=7",
         ),
         row(
+            "metrics-webhooks",
+            c(json!({"metricsWebhooks": 0})),
+            "--metrics-webhooks=0",
+        ),
+        row(
             "allow-insecure-partner",
             c(json!({"allowInsecurePartner": true})),
             "--allow-insecure-partner",

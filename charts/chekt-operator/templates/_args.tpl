@@ -37,6 +37,7 @@ tests/shipped/values.rs sees to it that every flag is here.
 {{- include "chekt-operator.flag" (list "lease-duration" $c.leaseDuration) }}
 {{- include "chekt-operator.flag" (list "orphan-after" $c.orphanAfter) }}
 {{- include "chekt-operator.flag" (list "concurrency" $c.concurrency) }}
+{{- include "chekt-operator.flag" (list "metrics-webhooks" $c.metricsWebhooks) }}
 {{- include "chekt-operator.flag" (list "allow-insecure-partner" (or $c.allowInsecurePartner .Values.sandbox.enabled)) }}
 {{- include "chekt-operator.flag" (list "allow-insecure-public-url" (or $c.allowInsecurePublicUrl (and .Values.sandbox.enabled (not .Values.publicUrl) (eq (include "chekt-operator.scheme" .) "http")))) }}
 {{- with $c.extraArgs }}
