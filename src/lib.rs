@@ -23,7 +23,7 @@
 //! | ring | modules | what is there |
 //! | --- | --- | --- |
 //! | 0 | [`resources`] | what users write and read; the Secret in which the processes meet |
-//! | 1 | [`account`], [`webhook`], [`delivery`], [`leadership`] | decisions: no async, no client, no clock |
+//! | 1 | [`account`], [`webhook`], [`delivery`], [`leadership`], [`token`] | decisions: no async, no client, no clock |
 //! | 2 | [`ops`] | what every process has: logs, metrics, probes, a clock |
 //! | 3 | [`cluster`], [`partner`], [`journal`], [`sink`] | edges: Kubernetes, CHeKT, the disk, a second sink |
 //! | 4 | [`controller`], [`receiver`], [`sandbox`] | processes |
@@ -42,4 +42,5 @@ pub mod receiver;
 pub mod resources;
 pub mod sandbox;
 pub mod sink;
+pub mod token;
 pub mod webhook;

@@ -263,6 +263,7 @@ mod tests {
             allow_insecure_partner: false,
             orphan_after: Duration::from_secs(3600),
             election: None,
+            receiver: None,
         };
         let (store, mut writer) = reflector::store();
         let claims = Arc::new(Claims::new(settings.public_url.clone()));

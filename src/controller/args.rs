@@ -1,12 +1,14 @@
 //! The flags of the controller, and the one validated value that is made of them.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{ArgAction, Args};
 use url::Url;
 
+use crate::cluster::token::Pod;
 use crate::resources::account::AccountName;
 use crate::resources::remote::is_loopback;
 
@@ -114,6 +116,39 @@ pub struct ControllerArgs {
     )]
     pub metrics_webhooks: u32,
 
+    /// The service account, in the operator's namespace, whose tokens the receiver of this Pod is given. They live for an
+    /// hour at most and are renewed after a half to seven tenths of it. Without it the receiver uses credentials of its own.
+    #[arg(
+        long,
+        env = "CHEKT_RECEIVER_SERVICE_ACCOUNT",
+        value_name = "NAME",
+        requires = "receiver_credentials"
+    )]
+    pub receiver_service_account: Option<String>,
+
+    /// The directory where the receiver finds its token, ca.crt and namespace: a volume in memory that both containers
+    /// have, mounted in the receiver at /var/run/secrets/kubernetes.io/serviceaccount.
+    #[arg(
+        long,
+        env = "CHEKT_RECEIVER_CREDENTIALS",
+        value_name = "DIR",
+        requires = "receiver_service_account"
+    )]
+    pub receiver_credentials: Option<PathBuf>,
+
+    /// The name of the Pod that this process runs in. With it the receiver's tokens end with the Pod.
+    #[arg(
+        long,
+        env = "CHEKT_POD_NAME",
+        value_name = "NAME",
+        requires = "pod_uid"
+    )]
+    pub pod_name: Option<String>,
+
+    /// The uid of that Pod.
+    #[arg(long, env = "CHEKT_POD_UID", value_name = "UID", requires = "pod_name")]
+    pub pod_uid: Option<String>,
+
     /// Lets accounts have a plain http baseURL that is not this machine's. Tokens and secrets can then be read by
     /// everyone on the way.
     #[arg(long, env = "CHEKT_ALLOW_INSECURE_PARTNER")]
@@ -143,6 +178,19 @@ pub struct Settings {
     pub orphan_after: Duration,
     /// How the leader is elected; `None`: this process leads, since it is the only one.
     pub election: Option<ElectionSettings>,
+    /// Which credentials the receiver is given, if any.
+    pub receiver: Option<ReceiverCredentials>,
+}
+
+/// Which credentials the receiver is given.
+#[derive(Clone, Debug)]
+pub struct ReceiverCredentials {
+    /// Whose tokens.
+    pub service_account: String,
+    /// Where they are left.
+    pub directory: PathBuf,
+    /// The Pod that they end with.
+    pub pod: Option<Pod>,
 }
 
 impl Settings {
@@ -231,6 +279,20 @@ impl ControllerArgs {
                 lease_name: self.lease_name.clone(),
                 lasts: Duration::from_secs(u64::from(self.lease_duration)),
             }),
+            receiver: self.receiver(),
+        })
+    }
+
+    /// One flag without the other is refused by the command line.
+    fn receiver(&self) -> Option<ReceiverCredentials> {
+        let pod = self.pod_name.as_ref().zip(self.pod_uid.as_ref());
+        Some(ReceiverCredentials {
+            service_account: self.receiver_service_account.clone()?,
+            directory: self.receiver_credentials.clone()?,
+            pod: pod.map(|(name, uid)| Pod {
+                name: name.clone(),
+                uid: uid.clone(),
+            }),
         })
     }
 }
@@ -252,6 +314,10 @@ mod tests {
             orphan_after: Duration::from_secs(3600),
             concurrency: CONCURRENCY,
             metrics_webhooks: 1000,
+            receiver_service_account: None,
+            receiver_credentials: None,
+            pod_name: None,
+            pod_uid: None,
             allow_insecure_partner: false,
             allow_insecure_public_url: allow,
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -57,6 +58,24 @@ const OUTCOME: Label = Label {
     ],
 };
 
+const TOKEN_OUTCOME: Label = Label {
+    name: "outcome",
+    values: &[
+        ("ok", "The receiver has it"),
+        (
+            "error",
+            "The API server gave none, or it could not be written where the receiver reads it",
+        ),
+    ],
+};
+
+/// A request for a token of the receiver's.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct TokenLabels {
+    /// `ok` or `error`.
+    pub outcome: &'static str,
+}
+
 /// A request to CHeKT that changes something.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct StepLabels {
@@ -91,6 +110,10 @@ pub struct Metrics {
     pub kubernetes: KubernetesMeter,
     /// What is told of webhooks and accounts.
     pub inventory: Inventory,
+    /// Requests for a token of the receiver's.
+    receiver_tokens: Family<TokenLabels, Counter>,
+    /// When the receiver's token ends.
+    receiver_token_ends: Gauge,
 }
 
 impl Default for Metrics {
@@ -107,6 +130,8 @@ impl Default for Metrics {
             partner: PartnerMeter::default(),
             kubernetes: KubernetesMeter::default(),
             inventory: Inventory::default(),
+            receiver_tokens: Family::default(),
+            receiver_token_ends: Gauge::default(),
         }
     }
 }
@@ -158,6 +183,19 @@ impl Metrics {
         metrics.partner = PartnerMeter::register(table);
         metrics.kubernetes = KubernetesMeter::register(table);
         metrics.inventory = Inventory::register(table, most_named);
+        let outcomes = TOKEN_OUTCOME.values.iter();
+        table.add_family(
+            "receiver_token_requests",
+            "Requests for a token of the receiver's service account (--receiver-service-account), by what became of them",
+            &[TOKEN_OUTCOME],
+            outcomes.map(|(outcome, _)| TokenLabels { outcome }),
+            &metrics.receiver_tokens,
+        );
+        table.add(
+            "receiver_token_expiration_timestamp_seconds",
+            "When the token ends that the receiver was given last, as a Unix time; 0 where it was given none",
+            &metrics.receiver_token_ends,
+        );
         metrics
     }
 
@@ -170,5 +208,18 @@ impl Metrics {
     /// Takes in how often the lease has changed hands.
     pub fn lease_seen(&self, transitions: i32) {
         self.lease_transitions.set(i64::from(transitions));
+    }
+
+    /// Takes in a request for a token of the receiver's, and when that token ends.
+    pub fn receiver_token(&self, ends: Option<Timestamp>) {
+        let outcome = match ends {
+            Some(ends) => {
+                self.receiver_token_ends.set(ends.as_second());
+                "ok"
+            }
+            None => "error",
+        };
+        let labels = TokenLabels { outcome };
+        self.receiver_tokens.get_or_create(&labels).inc();
     }
 }

@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod namespaces;
 pub mod orphans;
 pub mod perform;
+pub mod receiver_token;
 pub mod transitions;
 pub mod triggers;
 pub mod webhook;
@@ -37,12 +38,14 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use args::ControllerArgs;
 
 use args::{ElectionSettings, Settings};
 use leader::Candidate;
 use metrics::Metrics;
+use receiver_token::Keeper;
 use triggers::Watches;
 
 use crate::cluster::lease::LeaseClient;
@@ -84,6 +87,14 @@ pub async fn run(args: ControllerArgs, end: CancellationToken) -> anyhow::Result
     );
     let stores = readiness.gate("stores", "the resources were not listed yet");
     let lease = readiness.gate("lease", "the lease was not looked at yet");
+    let receiver = match settings.receiver.clone() {
+        Some(wanted) => {
+            let gate = readiness.gate("receiver-token", "none was asked for yet");
+            let namespace = settings.operator_namespace.clone();
+            Some(Keeper::new(wanted, namespace, metrics.clone(), gate)?)
+        }
+        None => None,
+    };
     tracing::info!(role = "controller", %ops, public_url = %settings.public_url, "listening");
     let served = tokio::spawn(server::serve(
         listener,
@@ -92,7 +103,17 @@ pub async fn run(args: ControllerArgs, end: CancellationToken) -> anyhow::Result
         end.clone(),
     ));
 
-    if wait_for_kinds(&client, &settings.watch_namespaces, &kinds, &end).await {
+    let credentials = async {
+        match receiver {
+            Some(keeper) => AbortOnDropHandle::new(tokio::spawn(keeper.run())).await,
+            None => std::future::pending().await,
+        }
+    };
+    // In a box, since it is large and lives as long as the process.
+    let work = Box::pin(async {
+        if !wait_for_kinds(&client, &settings.watch_namespaces, &kinds, &end).await {
+            return Ok(());
+        }
         let watches = Watches::new(&client, &settings, stores);
         let work = Work {
             client,
@@ -102,12 +123,16 @@ pub async fn run(args: ControllerArgs, end: CancellationToken) -> anyhow::Result
             watches,
         };
         if let Some(election) = work.settings.election.clone() {
-            stand(work, election, lease, &end).await?;
+            stand(work, election, lease, &end).await
         } else {
             lease.open();
             work.metrics.leader.set(1);
-            work.run(&end).await?;
+            work.run(&end).await
         }
+    });
+    tokio::select! {
+        worked = work => worked?,
+        ended = credentials => anyhow::bail!("the receiver's credentials are not looked after any more: {ended:?}"),
     }
     served.await??;
     Ok(())

@@ -112,6 +112,12 @@ pub struct ReceiverArgs {
     )]
     pub watch_namespaces: Vec<String>,
 
+    /// The directory with the token and the ca.crt for the API server, which `KUBERNETES_SERVICE_HOST` and
+    /// `KUBERNETES_SERVICE_PORT` name. They may be written later. Default: a kubeconfig says how to get there, or else
+    /// /var/run/secrets/kubernetes.io/serviceaccount.
+    #[arg(long, env = "CHEKT_KUBERNETES_CREDENTIALS", value_name = "DIR")]
+    pub kubernetes_credentials: Option<PathBuf>,
+
     /// How many Events a second a namespace may get in the long run.
     #[arg(
         long,
@@ -243,7 +249,9 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
     let metrics = Metrics::register(&mut table);
     ops::process::register(&mut table);
     ops::build::register(&mut table);
-    let client = client::connect_metered(&metrics.kubernetes).await?;
+    let (client, arrival) =
+        client::connect_when_possible(args.kubernetes_credentials.as_deref(), &metrics.kubernetes)
+            .await?;
     let public = listen(args.listen).await?;
     let ops = listen(args.ops_address).await?;
 
@@ -281,6 +289,10 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
         }
     });
 
+    if let Some(arrival) = arrival {
+        let gate = readiness.gate("credentials", "looking for them");
+        background.spawn(arrival.wait(gate));
+    }
     background.spawn(follow(journal.state(), writable));
     if let Some(certificate) = certificate {
         background.spawn(certificate.follow(tls::EVERY, metrics.clone()));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// The rooms of each ring, the lowest first. What is not here is nobody's: a new room must be given a ring.
 const RINGS: [&[&str]; 6] = [
     &["resources"],
-    &["account", "webhook", "delivery", "leadership"],
+    &["account", "webhook", "delivery", "leadership", "token"],
     &["ops"],
     &["cluster", "partner", "journal", "sink"],
     &["controller", "receiver", "sandbox"],

@@ -16,5 +16,7 @@ mod health;
 mod helm;
 mod private_ca;
 mod schemas;
+mod receiver_token;
+mod scene;
 mod tools;
 mod values;
