@@ -142,7 +142,7 @@ where
             verb: verb(request.method()),
             began: Instant::now(),
             meter: self.meter.clone(),
-            answer: Box::pin(self.inner.call(request)),
+            inner: Box::pin(self.inner.call(request)),
         }
     }
 }
@@ -153,7 +153,7 @@ pub struct Answer<F> {
     verb: &'static str,
     began: Instant,
     meter: Meter,
-    answer: Pin<Box<F>>,
+    inner: Pin<Box<F>>,
 }
 
 impl<F, B, E> Future for Answer<F>
@@ -163,7 +163,7 @@ where
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let answer = ready!(self.answer.as_mut().poll(cx));
+        let answer = ready!(self.inner.as_mut().poll(cx));
         let class = answer.as_ref().map_or("network", |a| class(a.status()));
         let verb = self.verb;
         let asked = Asked { verb, class };
