@@ -263,6 +263,7 @@ mod tests {
             allow_insecure_partner: false,
             orphan_after: Duration::from_secs(3600),
             election: None,
+            secret_names: Vec::new(),
             receiver: None,
         };
         let (store, mut writer) = reflector::store();

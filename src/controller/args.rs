@@ -37,6 +37,16 @@ pub struct ControllerArgs {
     )]
     pub watch_namespaces: Vec<String>,
 
+    /// A Secret that accounts and webhooks may name; may be given more than once. Without it, any. It goes with roles that
+    /// let the controller get, list and watch Secrets of these names only.
+    #[arg(
+        long = "secret-name",
+        env = "CHEKT_SECRET_NAME",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub secret_names: Vec<String>,
+
     /// The account of webhooks that name none and whose namespace has no account `default`. It must allow their
     /// namespaces (spec.allowedNamespaces).
     #[arg(long, env = "CHEKT_DEFAULT_ACCOUNT", value_name = "NAMESPACE/NAME")]
@@ -168,6 +178,8 @@ pub struct Settings {
     pub operator_namespace: String,
     /// What is looked after; empty: everything.
     pub watch_namespaces: Vec<String>,
+    /// The Secrets in these namespaces that may be read; empty: all.
+    pub secret_names: Vec<String>,
     /// The account of webhooks that name none and have none.
     pub default_account: Option<AccountName>,
     /// How many objects of one kind and namespace are worked on at once.
@@ -210,6 +222,14 @@ pub struct ElectionSettings {
     pub lasts: Duration,
 }
 
+/// Each name once. An empty one is what an empty variable gives.
+fn once_each(names: &[String]) -> Vec<String> {
+    let mut names: Vec<_> = names.iter().filter(|n| !n.is_empty()).cloned().collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
 /// A duration of at least a second, as Kubernetes writes them.
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<kube::core::Duration>().ok();
@@ -250,14 +270,7 @@ impl ControllerArgs {
             );
         }
         // The same namespace twice would be two controllers over the same webhooks, which must never be.
-        let mut watch_namespaces: Vec<String> = self
-            .watch_namespaces
-            .iter()
-            .filter(|n| !n.is_empty())
-            .cloned()
-            .collect();
-        watch_namespaces.sort();
-        watch_namespaces.dedup();
+        let watch_namespaces = once_each(&self.watch_namespaces);
         if let Some(account) = &self.default_account
             && !watch_namespaces.is_empty()
             && !watch_namespaces.contains(&account.namespace)
@@ -271,6 +284,7 @@ impl ControllerArgs {
             public_url: url,
             operator_namespace: self.operator_namespace.clone(),
             watch_namespaces,
+            secret_names: once_each(&self.secret_names),
             default_account: self.default_account.clone(),
             concurrency: self.concurrency,
             allow_insecure_partner: self.allow_insecure_partner,
@@ -306,6 +320,7 @@ mod tests {
             public_url: url.to_owned(),
             operator_namespace: "ops".to_owned(),
             watch_namespaces: vec![],
+            secret_names: vec![],
             default_account: None,
             ops_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             leader_elect: true,

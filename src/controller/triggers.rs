@@ -312,12 +312,16 @@ fn run_webhooks(
     let store = webhooks.store.clone();
     let controller = webhooks.into_controller(context.settings.concurrency, is_echo);
     let echoes = Arc::clone(context);
-    let secrets: Api<PartialObjectMeta<Secret>> = namespaced(&context.client, namespace);
     let keyrings: Api<PartialObjectMeta<Secret>> =
         Api::namespaced(context.client.clone(), &context.settings.operator_namespace);
-    let stream = controller
-        .watches(secrets, watcher::Config::default(), move |secret| {
-            webhooks_naming(&store, &secret)
+    let stream = secrets_of(context)
+        .into_iter()
+        .fold(controller, |controller, which| {
+            let store = store.clone();
+            let secrets: Api<PartialObjectMeta<Secret>> = namespaced(&context.client, namespace);
+            controller.watches(secrets, which, move |secret| {
+                webhooks_naming(&store, &secret)
+            })
         })
         .watches(
             keyrings,
@@ -354,10 +358,14 @@ fn run_accounts(
         echoes.account_echoes.is_echo(uid, version)
     };
     let controller = accounts.into_controller(context.settings.concurrency, is_echo);
-    let secrets: Api<PartialObjectMeta<Secret>> = namespaced(&context.client, namespace);
-    let stream = controller
-        .watches(secrets, watcher::Config::default(), move |secret| {
-            accounts_naming(&store, &secret)
+    let stream = secrets_of(context)
+        .into_iter()
+        .fold(controller, |controller, which| {
+            let store = store.clone();
+            let secrets: Api<PartialObjectMeta<Secret>> = namespaced(&context.client, namespace);
+            controller.watches(secrets, which, move |secret| {
+                accounts_naming(&store, &secret)
+            })
         })
         .reconcile_on(bell_stream(bell))
         .graceful_shutdown_on(end.clone().cancelled_owned())
@@ -367,6 +375,19 @@ fn run_accounts(
             Arc::clone(context),
         );
     tasks.spawn(drive(stream, "accounts"));
+}
+
+/// Which of the users' Secrets are watched: all in one watch, or each of those that may be read in one of its own, since a
+/// role that names objects allows a watch of one of them and no other.
+fn secrets_of(context: &Context) -> Vec<watcher::Config> {
+    let all = watcher::Config::default;
+    match context.settings.secret_names.as_slice() {
+        [] => vec![all()],
+        names => {
+            let one = |name: &String| all().fields(&format!("metadata.name={name}"));
+            names.iter().map(one).collect()
+        }
+    }
 }
 
 /// Runs a pass as a task. A controller polls all its passes whenever one of them goes on (kube 5.0.0), which for a task

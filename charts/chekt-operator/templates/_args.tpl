@@ -30,6 +30,7 @@ tests/shipped/values.rs sees to it that every flag is here.
 {{- include "chekt-operator.flag" (list "public-url" (include "chekt-operator.publicUrl" .)) }}
 {{- include "chekt-operator.flag" (list "operator-namespace" .Release.Namespace) }}
 {{- include "chekt-operator.flag" (list "watch-namespace" .Values.watchNamespaces) }}
+{{- include "chekt-operator.flag" (list "secret-name" .Values.rbac.secretNames) }}
 {{- include "chekt-operator.flag" (list "default-account" $c.defaultAccount) }}
 {{- include "chekt-operator.flag" (list "ops-address" (printf "[::]:%d" (int $c.opsPort))) }}
 {{- include "chekt-operator.flag" (list "leader-elect" (toString $c.leaderElect)) }}
@@ -38,6 +39,8 @@ tests/shipped/values.rs sees to it that every flag is here.
 {{- include "chekt-operator.flag" (list "orphan-after" $c.orphanAfter) }}
 {{- include "chekt-operator.flag" (list "concurrency" $c.concurrency) }}
 {{- include "chekt-operator.flag" (list "metrics-webhooks" $c.metricsWebhooks) }}
+{{- include "chekt-operator.flag" (list "receiver-service-account" (include "chekt-operator.receiver.serviceAccountName" .)) }}
+{{- include "chekt-operator.flag" (list "receiver-credentials" "/var/run/chekt-operator/receiver-credentials") }}
 {{- include "chekt-operator.flag" (list "allow-insecure-partner" (or $c.allowInsecurePartner .Values.sandbox.enabled)) }}
 {{- include "chekt-operator.flag" (list "allow-insecure-public-url" (or $c.allowInsecurePublicUrl (and .Values.sandbox.enabled (not .Values.publicUrl) (eq (include "chekt-operator.scheme" .) "http")))) }}
 {{- with $c.extraArgs }}

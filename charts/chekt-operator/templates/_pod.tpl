@@ -64,7 +64,7 @@ spec:
       volumeMounts:
         - name: journal
           mountPath: {{ .Values.receiver.journal.dir }}
-        - name: token
+        - name: receiver-credentials
           mountPath: /var/run/secrets/kubernetes.io/serviceaccount
           readOnly: true
         {{- if .Values.receiver.tls.secretName }}
@@ -89,10 +89,19 @@ spec:
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args:
         {{- include "chekt-operator.controller.args" . | trim | nindent 8 }}
-      {{- with include "chekt-operator.env" (list . .Values.controller.extraEnv) | trim }}
       env:
+        # The receiver's token ends with this Pod.
+        - name: CHEKT_POD_NAME
+          valueFrom:
+            fieldRef:
+              fieldPath: metadata.name
+        - name: CHEKT_POD_UID
+          valueFrom:
+            fieldRef:
+              fieldPath: metadata.uid
+        {{- with include "chekt-operator.env" (list . .Values.controller.extraEnv) | trim }}
         {{- . | nindent 8 }}
-      {{- end }}
+        {{- end }}
       ports:
         - name: controller-ops
           containerPort: {{ int .Values.controller.opsPort }}
@@ -117,6 +126,8 @@ spec:
         - name: token
           mountPath: /var/run/secrets/kubernetes.io/serviceaccount
           readOnly: true
+        - name: receiver-credentials
+          mountPath: /var/run/chekt-operator/receiver-credentials
         {{- with include "chekt-operator.privateCA.mount" . | trim }}
         {{- . | nindent 8 }}
         {{- end }}
@@ -129,6 +140,11 @@ spec:
       emptyDir:
         sizeLimit: {{ .Values.persistence.emptyDirSizeLimit }}
     {{- end }}
+    # Written by the controller: the short-lived token of the lesser service account.
+    - name: receiver-credentials
+      emptyDir:
+        medium: Memory
+        sizeLimit: 1Mi
     - name: token
       projected:
         defaultMode: 0440

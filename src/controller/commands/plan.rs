@@ -125,6 +125,7 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<u8> {
         concurrency: 1,
         orphan_after: Duration::from_secs(3600),
         election: None,
+        secret_names: Vec::new(),
         receiver: None,
     };
     let accounts = Accounts {

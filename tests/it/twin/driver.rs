@@ -128,6 +128,7 @@ impl Engine {
             concurrency: 1,
             allow_insecure_partner: false,
             election: None,
+            secret_names: Vec::new(),
             receiver: None,
             orphan_after: Duration::from_secs(3600),
         };
