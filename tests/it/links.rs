@@ -16,7 +16,7 @@ fn every_relative_link_of_a_document_leads_somewhere() {
         let text = fs::read_to_string(document).unwrap();
         for link in links(&text) {
             if let Some(why) = fault(document, &link) {
-                let name = document.strip_prefix(root).unwrap().display();
+                let name = name_of(root, document);
                 broken.push(format!("{name}: {link}: {why}"));
             }
         }
@@ -40,8 +40,39 @@ fn a_link_to_nothing_and_an_anchor_without_a_heading_are_found() {
     );
 }
 
+#[test]
+fn every_page_is_on_the_map() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = root.join("docs/README.md");
+    let text = fs::read_to_string(&map).unwrap();
+    let on_it: HashSet<PathBuf> = links(&text)
+        .iter()
+        .map(|link| link.split('#').next().unwrap_or_default())
+        .filter_map(|link| root.join("docs").join(link).canonicalize().ok())
+        .collect();
+    // A folder with a map of its own is on this one by that.
+    let is_reached = |page: &Path| {
+        let own = page.parent().map(|folder| folder.join("README.md"));
+        *page == map
+            || on_it.contains(page)
+            || own.is_some_and(|own| own != map && on_it.contains(&own))
+    };
+    let pages = documents(&root.join("docs"));
+    assert!(pages.len() > 20, "{pages:?}");
+    let lost: Vec<_> = pages.iter().filter(|page| !is_reached(page)).collect();
+    assert!(lost.is_empty(), "not on docs/README.md: {lost:#?}");
+}
+
+/// A file's name from the root on.
+pub fn name_of(root: &Path, file: &Path) -> String {
+    file.strip_prefix(root)
+        .unwrap_or(file)
+        .display()
+        .to_string()
+}
+
 /// Every Markdown file of the repository: those of the root, and those below `docs` and the like.
-fn documents(root: &Path) -> Vec<PathBuf> {
+pub fn documents(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -49,6 +49,7 @@ mod resources;
 mod rings;
 mod sandbox;
 mod shared;
+mod shown;
 mod storm;
 mod tenancy;
 mod tls;
