@@ -69,6 +69,10 @@ enum Command {
     /// Says what would be done for a webhook and why, without doing it. Exit code 0: nothing; 2: something; 3: something is
     /// in the way; 1: it cannot be said.
     Plan(Box<commands::plan::PlanArgs>),
+    /// Follows the way of a delivery from CHeKT to its Event, step by step, and says what is broken and what to do. Exit code
+    /// 0: deliveries arrive; 2: something is broken; 3: nothing is known to be broken, and nothing proves that they arrive;
+    /// 1: it cannot be said. It sends one request without a signature, and has a test delivery made (--no-test: not).
+    Verify(Box<commands::verify::VerifyArgs>),
     /// Prints the custom resource definitions as YAML.
     Crds,
 }
@@ -80,7 +84,7 @@ impl Cli {
     /// Whatever keeps the process from starting or from going on.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let log = match &self.command {
-            Command::Orphans(_) | Command::Import(_) | Command::Plan(_)
+            Command::Orphans(_) | Command::Import(_) | Command::Plan(_) | Command::Verify(_)
                 if self.logging.log == LOG =>
             {
                 LOG_OF_COMMANDS
@@ -93,6 +97,7 @@ impl Cli {
             | Command::Orphans(_)
             | Command::Import(_)
             | Command::Plan(_)
+            | Command::Verify(_)
             | Command::Crds => &self.logging.log,
         };
         logs::init(self.logging.log_format, log)?;
@@ -106,6 +111,9 @@ impl Cli {
             Command::Import(args) => commands::import::run(args).await,
             Command::Plan(args) => {
                 return commands::plan::run(*args).await.map(ExitCode::from);
+            }
+            Command::Verify(args) => {
+                return commands::verify::run(*args).await.map(ExitCode::from);
             }
             Command::Crds => {
                 print!("{}", crate::resources::crds_yaml()?);

@@ -23,13 +23,14 @@
 //! | ring | modules | what is there |
 //! | --- | --- | --- |
 //! | 0 | [`resources`] | what users write and read; the Secret in which the processes meet |
-//! | 1 | [`account`], [`webhook`], [`delivery`], [`leadership`], [`token`] | decisions: no async, no client, no clock |
+//! | 1 | [`account`], [`webhook`], [`delivery`], [`leadership`], [`token`], [`checkup`] | decisions: no async, no client, no clock |
 //! | 2 | [`ops`] | what every process has: logs, metrics, probes, a clock |
-//! | 3 | [`cluster`], [`partner`], [`journal`], [`sink`] | edges: Kubernetes, CHeKT, the disk, a second sink |
+//! | 3 | [`cluster`], [`partner`], [`journal`], [`sink`], [`reach`] | edges: Kubernetes, CHeKT, the disk, a second sink, what stands at a url |
 //! | 4 | [`controller`], [`receiver`], [`sandbox`] | processes |
 //! | 5 | [`cli`] | the command line that starts them |
 
 pub mod account;
+pub mod checkup;
 pub mod cli;
 pub mod cluster;
 pub mod controller;
@@ -38,6 +39,7 @@ pub mod journal;
 pub mod leadership;
 pub mod ops;
 pub mod partner;
+pub mod reach;
 pub mod receiver;
 pub mod resources;
 pub mod sandbox;

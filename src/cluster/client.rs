@@ -107,7 +107,7 @@ pub(super) fn ours(mut config: Config) -> Config {
     config
 }
 
-async fn config() -> anyhow::Result<Config> {
+pub(super) async fn config() -> anyhow::Result<Config> {
     Ok(ours(Config::infer().await?))
 }
 

@@ -1,5 +1,6 @@
 //! The edge to Kubernetes: one client, one deadline a call, and the few words an error is worth.
 
+pub mod access;
 pub mod client;
 pub mod credentials;
 pub mod definition;
@@ -10,6 +11,7 @@ pub mod fenced;
 pub mod late;
 pub mod lease;
 pub mod meter;
+pub mod requests;
 pub mod secrets;
 pub mod token;
 pub mod write;

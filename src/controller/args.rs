@@ -231,7 +231,7 @@ fn once_each(names: &[String]) -> Vec<String> {
 }
 
 /// A duration of at least a second, as Kubernetes writes them.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<kube::core::Duration>().ok();
     parsed
         .filter(|d| !d.is_negative())

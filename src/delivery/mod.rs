@@ -7,6 +7,7 @@
 //!
 //! The arrow only goes right: an unverified body has no method that reads it.
 
+pub mod answers;
 pub mod aside;
 pub mod catalogue;
 pub mod cloudevent;

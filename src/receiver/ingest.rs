@@ -24,6 +24,7 @@ use super::keyring::{Found, Index, Webhook};
 use super::metrics::{Metrics, Place};
 use super::origin::Origins;
 use super::status::Reports;
+use crate::delivery::answers;
 use crate::delivery::event::UNREADABLE;
 use crate::delivery::{Delivery, Profile, Received, Refused, Signatures};
 use crate::journal::{Appended, Journal, JournalError};
@@ -379,15 +380,7 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn refuse(refusal: Refusal) -> Response<Full<Bytes>> {
-    let text = match refusal.status() {
-        StatusCode::METHOD_NOT_ALLOWED => "only POST is answered here\n",
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => "send the body without a Content-Encoding\n",
-        StatusCode::PAYLOAD_TOO_LARGE => "the body is too large\n",
-        StatusCode::REQUEST_TIMEOUT => "the body took too long\n",
-        StatusCode::BAD_REQUEST => "the body ended early\n",
-        StatusCode::UNAUTHORIZED => "not authorized\n",
-        _ => "try again later\n",
-    };
+    let text = answers::refusal(refusal.status()).unwrap_or_default();
     let mut response = answer(refusal.status(), text);
     if refusal == Refusal::Method {
         response

@@ -41,6 +41,9 @@ pub const RECEIVER_MANAGER: &str = "chekt-operator-receiver";
 /// lets go of a webhook and whoever reports on the account do not take each other's words away.
 pub const ORPHANS_MANAGER: &str = "chekt-operator-orphans";
 
+/// Field manager of what a person asks for with one of our commands: the annotations above and `spec.suspend`.
+pub const PERSON_MANAGER: &str = "kubectl-chekt";
+
 /// The account that a webhook without `accountRef` uses, in its own namespace.
 pub const DEFAULT_ACCOUNT: &str = "default";
 

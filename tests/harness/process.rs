@@ -22,7 +22,7 @@ use super::reaper::{self, Guarded};
 const LISTEN: Duration = Duration::from_secs(30);
 
 /// How long a command that ends by itself may take.
-const COMMAND: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_secs(90);
 
 /// Which of the processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -456,9 +456,23 @@ pub fn binary() -> anyhow::Result<PathBuf> {
 /// # Errors
 /// When it cannot be run or does not end.
 pub async fn command(kubeconfig: &Path, args: &[&str], input: &str) -> anyhow::Result<Said> {
-    let mut child = tokio::process::Command::new(binary()?)
+    let kubeconfig = kubeconfig.display().to_string();
+    command_in(&binary()?, &[("KUBECONFIG", &kubeconfig)], args, input).await
+}
+
+/// The same in another environment, or under another name.
+///
+/// # Errors
+/// As [`command`].
+pub async fn command_in(
+    program: &Path,
+    env: &[(&str, &str)],
+    args: &[&str],
+    input: &str,
+) -> anyhow::Result<Said> {
+    let mut child = tokio::process::Command::new(program)
         .args(args)
-        .env("KUBECONFIG", kubeconfig)
+        .envs(env.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -54,3 +54,4 @@ mod storm;
 mod tenancy;
 mod tls;
 mod twin;
+mod verify;

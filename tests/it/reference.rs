@@ -523,12 +523,18 @@ fn flag_table(out: &mut String, command: &Command) {
     }
     out.push_str("| flag | variable | default | meaning |\n| --- | --- | --- | --- |\n");
     for flag in flags {
-        let mut name = format!("--{}", flag.get_long().unwrap_or(flag.get_id().as_str()));
         let takes_value = flag.get_action().takes_values();
         let value = flag.get_value_names().and_then(|names| names.first());
-        if let Some(value) = value.filter(|_| takes_value) {
-            name.push_str(&format!(" {value}"));
-        }
+        let value = value.filter(|_| takes_value);
+        let name = match (flag.get_long(), flag.get_short(), value) {
+            (Some(long), Some(short), Some(value)) => format!("-{short}, --{long} {value}"),
+            (Some(long), Some(short), None) => format!("-{short}, --{long}"),
+            (Some(long), None, Some(value)) => format!("--{long} {value}"),
+            (Some(long), None, None) => format!("--{long}"),
+            // Written without a flag before it.
+            (None, _, Some(value)) => value.to_string(),
+            (None, _, None) => flag.get_id().to_string(),
+        };
         let name = if flag.is_required_set() {
             format!("**`{name}`**")
         } else {

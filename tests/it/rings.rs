@@ -9,9 +9,16 @@ use std::path::{Path, PathBuf};
 /// The rooms of each ring, the lowest first. What is not here is nobody's: a new room must be given a ring.
 const RINGS: [&[&str]; 6] = [
     &["resources"],
-    &["account", "webhook", "delivery", "leadership", "token"],
+    &[
+        "account",
+        "webhook",
+        "delivery",
+        "leadership",
+        "token",
+        "checkup",
+    ],
     &["ops"],
-    &["cluster", "partner", "journal", "sink"],
+    &["cluster", "partner", "journal", "sink", "reach"],
     &["controller", "receiver", "sandbox"],
     &["cli"],
 ];

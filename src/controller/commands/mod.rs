@@ -5,6 +5,8 @@
 pub mod import;
 pub mod orphans;
 pub mod plan;
+pub mod target;
+pub mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,778 @@
+//! The way from CHeKT to the receiver: name, connection, certificate, and who it is that answers.
+//!
+//! Our receiver refuses an unsigned request in words of its own. Any other answer is somebody else's, who stands before it or
+//! in its place; the number says which mistake that usually is.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{Finding, Step};
+
+/// With less than this left, a certificate is renewed late: what renews by itself does so a month before.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+/// An answer that takes longer leaves little of the five seconds that CHeKT waits (webhook-setup-guide, "Prerequisites").
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Whom an address can be reached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everybody.
+    Public,
+    /// Whoever is in the same network.
+    Private,
+    /// This machine alone.
+    Loopback,
+}
+
+/// An address of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// As it is written.
+    pub text: String,
+    /// Whom it can be reached by.
+    pub scope: Scope,
+}
+
+/// What became of looking the host up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// The url names an address.
+    Literal(Address),
+    /// The name has these addresses.
+    Found(Vec<Address>),
+    /// It has none, in the words of the resolver.
+    NotFound(String),
+    /// The resolver did not answer in time.
+    TimedOut,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody listens.
+    Refused,
+    /// No answer.
+    TimedOut,
+    /// This machine has no way to that address.
+    NoRoute,
+    /// Anything else, in the words of the system.
+    Other(String),
+}
+
+/// A connection to one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// The address and port.
+    pub address: String,
+    /// Why not; `None`: it was made.
+    pub fault: Option<Fault>,
+}
+
+/// Whether the certificate leads to a root that is trusted here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// It does.
+    Trusted,
+    /// Nobody known has issued it, or the certificates in between are not sent.
+    UnknownIssuer,
+    /// It has ended.
+    Expired,
+    /// It begins later.
+    NotYetValid,
+    /// Anything else, in the words of the verifier.
+    Other(String),
+}
+
+/// What is known of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Whether it is trusted.
+    pub trust: Trust,
+    /// The names that it is for, where the host is none of them.
+    pub wrong_name: Option<Vec<String>>,
+    /// When it ends, as far as that can be read.
+    pub not_after: Option<Timestamp>,
+    /// Whether a certificate that it depends on ends soon, though it does not itself.
+    pub chain_ends_soon: bool,
+}
+
+/// What became of the handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// The url is plain http.
+    Plain {
+        /// Whether it is this machine's own.
+        loopback: bool,
+    },
+    /// It was made.
+    Done(Certificate),
+    /// It was not, in the words of the TLS library or of the system.
+    Failed(String),
+    /// No answer.
+    TimedOut,
+}
+
+/// An answer to a POST without a signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The number.
+    pub status: u16,
+    /// Whether it is word for word what our receiver says with this number.
+    pub ours: bool,
+    /// Where a redirect leads, cut and cleaned.
+    pub location: Option<String>,
+    /// Who says to have answered (`Server`), cut and cleaned.
+    pub server: Option<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What became of a POST without a signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// There was an answer.
+    With(Answer),
+    /// There was none within the time that CHeKT waits.
+    TimedOut,
+    /// The connection broke.
+    Broken(String),
+}
+
+/// What is found of a name.
+#[must_use]
+pub fn dns(host: &str, resolution: &Resolution) -> Finding {
+    let step = Step::Dns;
+    match resolution {
+        Resolution::Literal(address) => scoped(
+            std::slice::from_ref(address),
+            format!("{host} is an address and needs no name"),
+        ),
+        Resolution::Found(addresses) if addresses.is_empty() => not_found(host, "no address"),
+        Resolution::Found(addresses) => {
+            let texts: Vec<&str> = addresses.iter().map(|a| a.text.as_str()).collect();
+            scoped(addresses, format!("{host} is {}", texts.join(", ")))
+        }
+        Resolution::NotFound(why) => not_found(host, why),
+        Resolution::TimedOut => Finding::failed(
+            step,
+            format!("the resolver did not answer for {host}"),
+            "see that this machine has a working resolver, and that the name servers of the domain answer",
+        ),
+    }
+}
+
+fn not_found(host: &str, why: &str) -> Finding {
+    Finding::failed(
+        Step::Dns,
+        format!("{host} does not resolve: {why}"),
+        "make a DNS record that leads to your Ingress or load balancer, or put --public-url right",
+    )
+}
+
+fn scoped(addresses: &[Address], said: String) -> Finding {
+    let all = |scope: Scope| addresses.iter().all(|a| a.scope == scope);
+    if all(Scope::Loopback) {
+        Finding::ok(
+            Step::Dns,
+            format!("{said}: this machine, which only a sandbox reaches"),
+        )
+    } else if addresses.iter().any(|a| a.scope == Scope::Public) {
+        Finding::ok(Step::Dns, said)
+    } else {
+        Finding::warning(
+            Step::Dns,
+            format!("{said}: private, as seen from here"),
+            "see that the name leads to a public address for CHeKT, which delivers from the internet",
+        )
+    }
+}
+
+/// What is found of the connections: CHeKT may take any of the addresses, so each must work.
+#[must_use]
+pub fn tcp(connections: &[Connected]) -> Finding {
+    let step = Step::Tcp;
+    let faults: Vec<(&str, &Fault)> = connections
+        .iter()
+        .filter_map(|c| Some((c.address.as_str(), c.fault.as_ref()?)))
+        .collect();
+    let made: Vec<&str> = connections
+        .iter()
+        .filter(|c| c.fault.is_none())
+        .map(|c| c.address.as_str())
+        .collect();
+    let told: Vec<String> = faults
+        .iter()
+        .map(|(address, fault)| format!("{address} {}", words(fault)))
+        .collect();
+    let Some((_, first)) = faults.first() else {
+        return Finding::ok(step, format!("connected to {}", made.join(", ")));
+    };
+    if made.is_empty() {
+        return Finding::failed(step, told.join("; "), advice(first));
+    }
+    let said = format!("connected to {}; {}", made.join(", "), told.join("; "));
+    // A machine without IPv6 knows nothing of an address that others reach.
+    if faults.iter().all(|(_, fault)| **fault == Fault::NoRoute) {
+        return Finding::ok(step, said);
+    }
+    Finding::warning(
+        step,
+        said,
+        "take the address that does not answer out of the DNS, or have it answered: CHeKT may choose it",
+    )
+}
+
+fn words(fault: &Fault) -> String {
+    match fault {
+        Fault::Refused => "refuses the connection".to_owned(),
+        Fault::TimedOut => "does not answer".to_owned(),
+        Fault::NoRoute => "cannot be reached from this machine".to_owned(),
+        Fault::Other(why) => format!("cannot be connected to: {why}"),
+    }
+}
+
+fn advice(fault: &Fault) -> &'static str {
+    match fault {
+        Fault::Refused => {
+            "nobody listens there: see that the Ingress controller or load balancer runs and listens on this port"
+        }
+        Fault::TimedOut => {
+            "a firewall or security group drops it, or the address is wrong: let port 443 in from the internet"
+        }
+        Fault::NoRoute | Fault::Other(_) => {
+            "see that this machine reaches the internet; if it does, see where the address leads"
+        }
+    }
+}
+
+/// What is found of the certificate.
+#[must_use]
+pub fn tls(host: &str, handshake: &Handshake, now: Timestamp) -> Finding {
+    let step = Step::Tls;
+    let certificate = match handshake {
+        Handshake::Plain { loopback: true } => {
+            return Finding::ok(step, "plain http, on this machine alone");
+        }
+        Handshake::Plain { loopback: false } => {
+            return Finding::warning(
+                step,
+                "plain http: everybody on the way reads the alarms, and CHeKT itself refuses such urls",
+                "give the controller a --public-url that begins with https://",
+            );
+        }
+        Handshake::TimedOut => {
+            return Finding::failed(
+                step,
+                "the TLS handshake was not finished in time",
+                "see that this port speaks TLS, and not plain http",
+            );
+        }
+        Handshake::Failed(why) => {
+            return Finding::failed(
+                step,
+                format!("no TLS handshake with {host}: {why}"),
+                "see that this port speaks TLS, and that whatever answers there has a certificate for this host",
+            );
+        }
+        Handshake::Done(certificate) => certificate,
+    };
+    let ends = certificate.not_after;
+    if let Some(names) = &certificate.wrong_name {
+        let names = if names.is_empty() {
+            "no name at all".to_owned()
+        } else {
+            names.join(", ")
+        };
+        return Finding::failed(
+            step,
+            format!("the certificate is for {names}, and not for {host}"),
+            "have a certificate issued for this host, and see that the Ingress names it (tls.hosts and secretName)",
+        );
+    }
+    match &certificate.trust {
+        Trust::Expired => {
+            let when = ends.map_or_else(String::new, |at| format!(" since {}", day(at)));
+            return Finding::failed(
+                step,
+                format!("the certificate is expired{when}"),
+                "renew it, and see why that did not happen by itself (cert-manager: kubectl describe certificate)",
+            );
+        }
+        Trust::NotYetValid => {
+            return Finding::failed(
+                step,
+                "the certificate is not valid yet",
+                "see that the clocks of this machine and of its issuer are right",
+            );
+        }
+        Trust::UnknownIssuer => {
+            return Finding::failed(
+                step,
+                "the certificate leads to no root that is trusted here: it is self-signed, of a private CA, or sent without the certificates in between",
+                "have it issued by a public CA and serve the whole chain: CHeKT knows no others",
+            );
+        }
+        Trust::Other(why) => {
+            return Finding::failed(
+                step,
+                format!("the certificate is not accepted: {why}"),
+                "have a certificate issued for this host by a public CA",
+            );
+        }
+        Trust::Trusted => {}
+    }
+    let left = ends.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+    let days = left.map(|left| left.as_secs() / (24 * 3600));
+    if let (Some(left), Some(days)) = (left, days)
+        && left < SOON
+    {
+        return Finding::warning(
+            step,
+            format!("the certificate is valid for {host}, and ends in {days} days"),
+            "renew it, and see why that has not happened by itself (cert-manager: kubectl describe certificate)",
+        );
+    }
+    if certificate.chain_ends_soon {
+        return Finding::warning(
+            step,
+            format!(
+                "the certificate is valid for {host}, and one that it depends on ends within 14 days"
+            ),
+            "serve the chain that its issuer gives out now",
+        );
+    }
+    let until = days.map_or_else(String::new, |days| format!(" for {days} more days"));
+    Finding::ok(step, format!("the certificate is valid for {host}{until}"))
+}
+
+fn day(at: Timestamp) -> String {
+    at.to_string().chars().take(10).collect()
+}
+
+/// What is found of the answer to an unsigned request. `elsewhere`: the url is somebody else's, whose words we do not know.
+#[must_use]
+pub fn answer(answered: &Answered, elsewhere: bool) -> Finding {
+    let step = Step::Answer;
+    let answer = match answered {
+        Answered::With(answer) => answer,
+        Answered::TimedOut => {
+            return Finding::failed(
+                step,
+                "no answer within the 5 seconds that CHeKT waits",
+                "see what stands between: a proxy that waits for a receiver that is not there, or a receiver without a working disk",
+            );
+        }
+        Answered::Broken(why) => {
+            return Finding::failed(
+                step,
+                format!("the connection broke before the answer: {why}"),
+                "see the log of what listens there: it took the connection and not the request",
+            );
+        }
+    };
+    let status = answer.status;
+    let by = answer
+        .server
+        .as_ref()
+        .map_or_else(String::new, |server| format!(" by {server:?}"));
+    let foreign = |what: &str| format!("{status}{by}: {what}");
+    if answer.ours && status == 401 {
+        if answer.took > SLOW {
+            return Finding::warning(
+                step,
+                format!(
+                    "our receiver answers, after {} s: CHeKT waits for 5",
+                    answer.took.as_secs()
+                ),
+                "see what takes so long on the way: an overloaded proxy, or a receiver without CPU",
+            );
+        }
+        return Finding::ok(
+            step,
+            "our receiver refuses a request without a signature, as it must (401)",
+        );
+    }
+    if answer.ours && status == 503 {
+        return Finding::failed(
+            step,
+            "our receiver answers, and takes nothing now (503)",
+            "see /readyz of the receiver (port 8081): it says what it waits for, such as its disk or the API server",
+        );
+    }
+    let (said, next) = match status {
+        300..=399 => {
+            let to = answer
+                .location
+                .as_deref()
+                .unwrap_or("no place that it names");
+            (
+                format!(
+                    "{status}{by}: a redirect to {to}; CHeKT counts anything but 200 as a failure"
+                ),
+                "put the url that it leads to into --public-url, or switch the redirect off for this path",
+            )
+        }
+        200..=299 => {
+            if elsewhere {
+                return Finding::warning(
+                    step,
+                    foreign("whoever receives there accepts a request without a signature"),
+                    "have the receiver at this url verify signatures: anybody can send it alarms",
+                );
+            }
+            (
+                foreign(
+                    "somebody who is not our receiver accepts everything, so alarms end there and nobody sees them",
+                ),
+                "have the Ingress or Gateway lead this path to the receiver's Service",
+            )
+        }
+        401 | 403 if elsewhere => {
+            return Finding::ok(
+                step,
+                foreign("whoever receives there refuses a request without a signature"),
+            );
+        }
+        401 | 403 | 407 => (
+            foreign(
+                "refused by somebody who is not our receiver, such as a login or a firewall before it",
+            ),
+            "let POST requests to /webhooks/ through to the receiver without a login: it checks the signature itself",
+        ),
+        404 | 410 => (
+            foreign("not our receiver, which never says so: nothing leads this path to it"),
+            "have the Ingress or Gateway lead this host and path to the receiver's Service; it expects /webhooks/..., so a path of --public-url must be taken off before it",
+        ),
+        405 => (
+            foreign("not our receiver: whoever answers takes no POST here"),
+            "have the Ingress or Gateway lead this path to the receiver's Service",
+        ),
+        502..=504 => (
+            foreign("a proxy, which gets no answer from the receiver behind it"),
+            "see that the receiver runs and is ready, and that its Service has endpoints (kubectl get endpointslices)",
+        ),
+        400..=499 if elsewhere => {
+            return Finding::ok(
+                step,
+                foreign("whoever receives there refuses a request without a signature"),
+            );
+        }
+        _ => (
+            foreign("not our receiver"),
+            "see who answers at this url, and have it lead to the receiver's Service",
+        ),
+    };
+    Finding::failed(step, said, next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Outcome;
+    use super::*;
+
+    const DAY: i64 = 24 * 3600;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_700_000_000).unwrap()
+    }
+
+    fn address(text: &str, scope: Scope) -> Address {
+        Address {
+            text: text.to_owned(),
+            scope,
+        }
+    }
+
+    #[test]
+    fn a_name_must_lead_somewhere_and_best_to_the_public() {
+        let public = address("192.0.2.1", Scope::Public);
+        let private = address("10.0.0.1", Scope::Private);
+        let own = address("127.0.0.1", Scope::Loopback);
+        let cases = [
+            (
+                Resolution::Found(vec![public.clone()]),
+                Outcome::Ok,
+                "192.0.2.1",
+            ),
+            (
+                Resolution::Found(vec![private.clone(), public]),
+                Outcome::Ok,
+                "10.0.0.1, 192.0.2.1",
+            ),
+            (
+                Resolution::Found(vec![private.clone()]),
+                Outcome::Warning,
+                "private",
+            ),
+            (Resolution::Literal(private), Outcome::Warning, "private"),
+            (Resolution::Literal(own), Outcome::Ok, "this machine"),
+            (Resolution::Found(vec![]), Outcome::Failed, "no address"),
+            (
+                Resolution::NotFound("no such host".to_owned()),
+                Outcome::Failed,
+                "no such host",
+            ),
+            (Resolution::TimedOut, Outcome::Failed, "resolver"),
+        ];
+        for (resolution, outcome, said) in cases {
+            let found = dns("a.example", &resolution);
+            assert_eq!(found.outcome, outcome, "{resolution:?}");
+            assert!(found.said.contains(said), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn every_address_must_answer_but_one_that_this_machine_has_no_way_to() {
+        let to = |fault: Option<Fault>| Connected {
+            address: "192.0.2.1:443".to_owned(),
+            fault,
+        };
+        let cases: [(&[Connected], Outcome, &str, &str); 6] = [
+            (&[to(None)], Outcome::Ok, "connected to", ""),
+            (
+                &[to(Some(Fault::Refused))],
+                Outcome::Failed,
+                "refuses",
+                "listens",
+            ),
+            (
+                &[to(Some(Fault::TimedOut))],
+                Outcome::Failed,
+                "does not answer",
+                "firewall",
+            ),
+            (
+                &[to(None), to(Some(Fault::NoRoute))],
+                Outcome::Ok,
+                "from this machine",
+                "",
+            ),
+            (
+                &[to(None), to(Some(Fault::TimedOut))],
+                Outcome::Warning,
+                "does not answer",
+                "out of the DNS",
+            ),
+            (
+                &[to(Some(Fault::NoRoute))],
+                Outcome::Failed,
+                "cannot be reached",
+                "internet",
+            ),
+        ];
+        for (connections, outcome, said, next) in cases {
+            let found = tcp(connections);
+            assert_eq!(found.outcome, outcome, "{connections:?}");
+            assert!(found.said.contains(said), "{found:?}");
+            assert!(found.next.unwrap_or_default().contains(next));
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_for_the_host_trusted_and_not_about_to_end() {
+        let good = Certificate {
+            trust: Trust::Trusted,
+            wrong_name: None,
+            not_after: now()
+                .checked_add(k8s_openapi::jiff::SignedDuration::from_secs(60 * DAY))
+                .ok(),
+            chain_ends_soon: false,
+        };
+        let ends = |days: i64| Certificate {
+            not_after: now()
+                .checked_add(k8s_openapi::jiff::SignedDuration::from_secs(
+                    days * DAY + 60,
+                ))
+                .ok(),
+            ..good.clone()
+        };
+        let trust = |trust| Certificate {
+            trust,
+            ..good.clone()
+        };
+        let named = |names: &[&str]| Certificate {
+            wrong_name: Some(names.iter().map(|n| (*n).to_owned()).collect()),
+            ..good.clone()
+        };
+        let cases = [
+            (Handshake::Done(good.clone()), Outcome::Ok, "60 more days"),
+            (Handshake::Done(ends(14)), Outcome::Ok, "14 more days"),
+            (
+                Handshake::Done(ends(13)),
+                Outcome::Warning,
+                "ends in 13 days",
+            ),
+            (
+                Handshake::Done(trust(Trust::Expired)),
+                Outcome::Failed,
+                "expired",
+            ),
+            (
+                Handshake::Done(trust(Trust::UnknownIssuer)),
+                Outcome::Failed,
+                "private CA",
+            ),
+            (
+                Handshake::Done(trust(Trust::NotYetValid)),
+                Outcome::Failed,
+                "not valid yet",
+            ),
+            (
+                Handshake::Done(named(&["b.example"])),
+                Outcome::Failed,
+                "for b.example, and not for a.example",
+            ),
+            (
+                Handshake::Done(named(&[])),
+                Outcome::Failed,
+                "no name at all",
+            ),
+            (
+                Handshake::Done(Certificate {
+                    chain_ends_soon: true,
+                    ..good
+                }),
+                Outcome::Warning,
+                "depends on",
+            ),
+            (
+                Handshake::Plain { loopback: true },
+                Outcome::Ok,
+                "plain http",
+            ),
+            (
+                Handshake::Plain { loopback: false },
+                Outcome::Warning,
+                "plain http",
+            ),
+            (
+                Handshake::Failed("corrupt".to_owned()),
+                Outcome::Failed,
+                "corrupt",
+            ),
+            (Handshake::TimedOut, Outcome::Failed, "in time"),
+        ];
+        for (handshake, outcome, said) in cases {
+            let found = tls("a.example", &handshake, now());
+            assert_eq!(found.outcome, outcome, "{handshake:?}");
+            assert!(found.said.contains(said), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_answers_is_told_from_our_receiver() {
+        let with = |status, ours| {
+            Answered::With(Answer {
+                status,
+                ours,
+                location: (status == 308).then(|| "https://b.example/".to_owned()),
+                server: Some("nginx".to_owned()),
+                took: Duration::from_millis(10),
+            })
+        };
+        let slow = Answered::With(Answer {
+            status: 401,
+            ours: true,
+            location: None,
+            server: None,
+            took: Duration::from_secs(3),
+        });
+        let cases = [
+            (with(401, true), Outcome::Ok, "our receiver", ""),
+            (slow, Outcome::Warning, "after 3 s", "proxy"),
+            (
+                with(503, true),
+                Outcome::Failed,
+                "takes nothing now",
+                "readyz",
+            ),
+            (
+                with(401, false),
+                Outcome::Failed,
+                "not our receiver",
+                "without a login",
+            ),
+            (
+                with(403, false),
+                Outcome::Failed,
+                "firewall",
+                "without a login",
+            ),
+            (
+                with(404, false),
+                Outcome::Failed,
+                "404 by \"nginx\"",
+                "Ingress",
+            ),
+            (with(405, false), Outcome::Failed, "no POST", "Ingress"),
+            (with(502, false), Outcome::Failed, "a proxy", "endpoints"),
+            (with(503, false), Outcome::Failed, "a proxy", "endpoints"),
+            (
+                with(308, false),
+                Outcome::Failed,
+                "redirect to https://b.example/",
+                "--public-url",
+            ),
+            (
+                with(200, false),
+                Outcome::Failed,
+                "nobody sees them",
+                "Ingress",
+            ),
+            (
+                with(200, true),
+                Outcome::Failed,
+                "nobody sees them",
+                "Ingress",
+            ),
+            (
+                with(500, false),
+                Outcome::Failed,
+                "not our receiver",
+                "who answers",
+            ),
+            (
+                Answered::TimedOut,
+                Outcome::Failed,
+                "5 seconds",
+                "stands between",
+            ),
+            (
+                Answered::Broken("reset".to_owned()),
+                Outcome::Failed,
+                "reset",
+                "log",
+            ),
+        ];
+        for (answered, outcome, said, next) in cases {
+            let found = answer(&answered, false);
+            assert_eq!(found.outcome, outcome, "{answered:?}");
+            assert!(found.said.contains(said), "{found:?}");
+            assert!(
+                found.next.clone().unwrap_or_default().contains(next),
+                "{found:?}"
+            );
+        }
+        for (status, outcome) in [
+            (400, Outcome::Ok),
+            (401, Outcome::Ok),
+            (200, Outcome::Warning),
+            (404, Outcome::Failed),
+            (502, Outcome::Failed),
+        ] {
+            assert_eq!(
+                answer(&with(status, false), true).outcome,
+                outcome,
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_seen_from_inside_is_no_proof_of_a_failure() {
+        let found = dns("a.example", &Resolution::TimedOut).seen_from_inside();
+        assert_eq!(found.outcome, Outcome::Warning);
+        assert!(found.lets_go_on());
+    }
+}
