@@ -161,6 +161,7 @@ async fn edit_webhook(
             unknown_events: UnknownEvents::Accept,
             ..Quirks::default()
         },
+        sandbox.look(|state| state.urls),
     )?;
     let told = sandbox.change(|state| {
         let webhook = state

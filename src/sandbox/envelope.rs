@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::fields;
+use super::fields::{self, Urls};
 use super::quirks::{BodyStyle, SignatureStyle};
 use super::signature;
 use super::store::Webhook;
@@ -30,8 +30,13 @@ pub struct Shot {
 ///
 /// # Errors
 /// Why it cannot be sent.
-pub fn shot(webhook: &Webhook, body: &str, style: SignatureStyle) -> Result<Shot, String> {
-    fields::target(&webhook.url)?;
+pub fn shot(
+    webhook: &Webhook,
+    body: &str,
+    style: SignatureStyle,
+    urls: Urls,
+) -> Result<Shot, String> {
+    fields::target(&webhook.url, urls)?;
     let sign =
         |secret: &str| signature::sign(secret, body.as_bytes()).map_err(|error| error.to_string());
     let right = sign(&webhook.secret.0)?;
@@ -68,7 +73,11 @@ mod tests {
     fn a_signature_is_written_as_the_style_says() {
         let right = signature::sign("hush", b"{}").unwrap();
         let hex = right.strip_prefix("sha256=").unwrap();
-        let written = |style| shot(&webhook("w"), "{}", style).unwrap().signatures;
+        let written = |style| {
+            shot(&webhook("w"), "{}", style, Urls::Secure)
+                .unwrap()
+                .signatures
+        };
         assert_eq!(written(SignatureStyle::LowerHex), [right.as_str()]);
         assert_eq!(written(SignatureStyle::BareHex), [hex]);
         let upper = format!("sha256={}", hex.to_uppercase());
@@ -83,6 +92,6 @@ mod tests {
     fn nothing_is_sent_to_a_place_that_is_not_allowed() {
         let mut webhook = webhook("w");
         webhook.url = "http://hooks.example/".to_owned();
-        assert!(shot(&webhook, "{}", SignatureStyle::LowerHex).is_err());
+        assert!(shot(&webhook, "{}", SignatureStyle::LowerHex, Urls::Secure).is_err());
     }
 }

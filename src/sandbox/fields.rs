@@ -45,7 +45,7 @@ pub struct Fields {
 ///
 /// # Errors
 /// 400 when the body is no JSON object, 422 with the field when a field is not acceptable.
-pub fn parse(body: &[u8], quirks: &Quirks) -> Result<Fields, Refusal> {
+pub fn parse(body: &[u8], quirks: &Quirks, urls: Urls) -> Result<Fields, Refusal> {
     let object: Map<String, Value> = serde_json::from_slice(body).map_err(|error| {
         // The error of a mistyped value would repeat it, so only the place is told.
         Refusal::new(
@@ -61,7 +61,7 @@ pub fn parse(body: &[u8], quirks: &Quirks) -> Result<Fields, Refusal> {
     let mut fields = Fields::default();
     if let Some(value) = object.get("url") {
         let url = text("url", value)?;
-        target(url).map_err(|why| Refusal::field("url", why))?;
+        target(url, urls).map_err(|why| Refusal::field("url", why))?;
         fields.url = Some(url.to_owned());
     }
     if let Some(value) = object.get("events") {
@@ -132,19 +132,32 @@ fn events(value: &Value, quirks: &Quirks) -> Result<Vec<String>, Refusal> {
     Ok(events)
 }
 
-/// The place that deliveries go to: https, or plain http to a loopback host, where nobody can listen in.
+/// Which urls a webhook may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Urls {
+    /// https, or plain http to a loopback host, where nobody can listen in.
+    #[default]
+    Secure,
+    /// Plain http to any host: the Service of a receiver without TLS, in a cluster that is played with.
+    Any,
+}
+
+/// The place that deliveries go to.
 ///
 /// # Errors
 /// Why the url is not accepted.
-pub fn target(url: &str) -> Result<Url, String> {
+pub fn target(url: &str, urls: Urls) -> Result<Url, String> {
     if url.len() > LONGEST_URL {
         return Err(format!("a url has at most {LONGEST_URL} bytes"));
     }
     let parsed = Url::parse(url).map_err(|error| format!("not a url: {error}"))?;
     match parsed.scheme() {
         "https" => Ok(parsed),
-        "http" if is_loopback(&parsed) => Ok(parsed),
-        "http" => Err("http is accepted for loopback hosts only, use https".to_owned()),
+        "http" if urls == Urls::Any || is_loopback(&parsed) => Ok(parsed),
+        "http" => Err(
+            "http is accepted for loopback hosts only, use https, or start the sandbox with --allow-insecure-urls"
+                .to_owned(),
+        ),
         _ => Err("the url must be https".to_owned()),
     }
 }
@@ -169,7 +182,7 @@ mod tests {
     use super::*;
 
     fn refused(body: &str) -> (u16, Option<String>) {
-        let refusal = parse(body.as_bytes(), &Quirks::default()).unwrap_err();
+        let refusal = parse(body.as_bytes(), &Quirks::default(), Urls::Secure).unwrap_err();
         (refusal.status, refusal.field)
     }
 
@@ -182,7 +195,7 @@ mod tests {
             "http://127.9.9.9/",
             "http://[::1]:1/",
         ] {
-            assert!(target(good).is_ok(), "{good}");
+            assert!(target(good, Urls::Secure).is_ok(), "{good}");
         }
         for bad in [
             "http://example.com/",
@@ -192,8 +205,12 @@ mod tests {
             "/x",
             "",
         ] {
-            assert!(target(bad).is_err(), "{bad}");
+            assert!(target(bad, Urls::Secure).is_err(), "{bad}");
         }
+        let service = "http://chekt-operator.chekt-system.svc/x";
+        assert!(target(service, Urls::Secure).is_err());
+        assert!(target(service, Urls::Any).is_ok());
+        assert!(target("ftp://localhost/", Urls::Any).is_err());
     }
 
     #[test]
@@ -229,7 +246,7 @@ mod tests {
                 unknown_events,
                 ..Quirks::default()
             };
-            parse(body, &quirks).unwrap().events.unwrap()
+            parse(body, &quirks, Urls::Secure).unwrap().events.unwrap()
         };
         let accepted = events(UnknownEvents::Accept);
         assert_eq!(accepted, ["alarm.cleared", "alarm.created"]);
@@ -245,7 +262,8 @@ mod tests {
             secret_trimmed,
             ..Quirks::default()
         };
-        let secret = |quirks| parse(body, &quirks).map(|fields| fields.secret.unwrap().0);
+        let secret =
+            |quirks| parse(body, &quirks, Urls::Secure).map(|fields| fields.secret.unwrap().0);
         assert_eq!(secret(quirks(false, 6)).unwrap(), " hush ");
         assert_eq!(secret(quirks(true, 4)).unwrap(), "hush");
         assert!(secret(quirks(true, 5)).is_err());

@@ -55,6 +55,7 @@ use uuid::Uuid;
 pub use server::HangUp;
 
 use assertion::PublicKey;
+use fields::Urls;
 use rate::Limit;
 use state::State;
 use state_file::Saver;
@@ -105,6 +106,11 @@ pub struct SandboxArgs {
     /// Partner calls at once after a quiet time before 429 is answered.
     #[arg(long, env = "CHEKT_BURST", default_value_t = 5)]
     burst: u32,
+
+    /// Lets webhooks have a plain http url that is not this machine's, such as that of a Service. Everyone on the way
+    /// can then read deliveries. CHeKT itself refuses such urls.
+    #[arg(long, env = "CHEKT_ALLOW_INSECURE_URLS")]
+    allow_insecure_urls: bool,
 }
 
 fn secret(text: &str) -> Result<SecretString, &'static str> {
@@ -139,6 +145,8 @@ pub struct Settings {
     pub requests_per_minute: u32,
     /// Partner calls at once.
     pub burst: u32,
+    /// Whether webhooks may have a plain http url that is not this machine's.
+    pub insecure_urls: bool,
 }
 
 impl Default for Settings {
@@ -152,6 +160,7 @@ impl Default for Settings {
             state: None,
             requests_per_minute: 60,
             burst: 5,
+            insecure_urls: false,
         }
     }
 }
@@ -171,6 +180,7 @@ pub async fn run(args: SandboxArgs, end: CancellationToken) -> anyhow::Result<()
         state,
         requests_per_minute,
         burst,
+        allow_insecure_urls,
     } = args;
     anyhow::ensure!(
         client_id.is_none() || client_secret.is_some() || client_public_key.is_some(),
@@ -189,6 +199,7 @@ pub async fn run(args: SandboxArgs, end: CancellationToken) -> anyhow::Result<()
         state,
         requests_per_minute,
         burst,
+        insecure_urls: allow_insecure_urls,
     };
     let listener = TcpListener::bind(listen)
         .await
@@ -264,6 +275,7 @@ fn open(
         state,
         requests_per_minute,
         burst,
+        insecure_urls,
     } = settings;
     // A token made up here would have to be told to somebody, and a log is no place for it.
     anyhow::ensure!(
@@ -283,8 +295,13 @@ fn open(
         per_minute: requests_per_minute,
         burst,
     };
+    let urls = if insecure_urls {
+        Urls::Any
+    } else {
+        Urls::Secure
+    };
     let sandbox = Arc::new(Sandbox {
-        state: Mutex::new(State::new(store, time_scale, limit)),
+        state: Mutex::new(State::new(store, time_scale, limit, urls)),
         credentials: Credentials {
             token,
             client,

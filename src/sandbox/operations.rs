@@ -25,7 +25,7 @@ pub fn create(state: &mut State, body: &[u8], moment: Moment) -> Result<Answer, 
         secret,
         // A webhook begins active, whatever is asked for.
         status: _,
-    } = fields::parse(body, quirks)?;
+    } = fields::parse(body, quirks, state.urls)?;
     let url = fields::required("url", url)?;
     let events = fields::required("events", events)?;
     let secret = fields::required("secret", secret)?;
@@ -105,9 +105,14 @@ pub fn get_one(state: &State, id: &str) -> Result<Answer, Refusal> {
 /// # Errors
 /// 400, 404, 422 as the documents and the quirks say.
 pub fn patch(state: &mut State, id: &str, body: &[u8], moment: Moment) -> Result<Answer, Refusal> {
-    let State { store, quirks, .. } = state;
+    let State {
+        store,
+        quirks,
+        urls,
+        ..
+    } = state;
     let webhook = store.webhooks.get_mut(id).ok_or_else(|| unknown(id))?;
-    let mut fields = fields::parse(body, quirks)?;
+    let mut fields = fields::parse(body, quirks, *urls)?;
     let before = webhook.told(quirks);
     if let Some(status) = &fields.status
         && status != ACTIVE
@@ -281,7 +286,7 @@ mod tests {
             per_minute: 0,
             burst: 5,
         };
-        let mut state = State::new(Store::default(), 1.0, limit);
+        let mut state = State::new(Store::default(), 1.0, limit, fields::Urls::Secure);
         state.quirks = state.quirks.with(quirks).unwrap();
         state
     }

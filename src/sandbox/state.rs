@@ -12,6 +12,7 @@ use super::book::{Attempt, Full, Order, Progress};
 use super::catalogue;
 use super::envelope::{Envelope, Shot, shot, spelled};
 use super::faults::Faults;
+use super::fields::Urls;
 use super::ledger::{Ledger, What};
 use super::quirks::{Quirks, RetryBody, WhileDisabled};
 use super::rate::{Bucket, Limit};
@@ -30,6 +31,8 @@ pub struct State {
     pub lists: u64,
     /// Idempotency keys, with their endpoints, of calls that have no answer yet.
     pub in_flight: HashSet<String>,
+    /// Which urls webhooks may have.
+    pub urls: Urls,
     time_scale: f64,
     limit: Limit,
 }
@@ -70,7 +73,7 @@ const DISABLED: &str = "webhook is disabled";
 
 impl State {
     /// The state to start with. Deliveries under way in `store` are to be started again.
-    pub fn new(mut store: Store, time_scale: f64, limit: Limit) -> Self {
+    pub fn new(mut store: Store, time_scale: f64, limit: Limit, urls: Urls) -> Self {
         store.book.resume();
         State {
             store,
@@ -80,6 +83,7 @@ impl State {
             bucket: Bucket::default(),
             lists: 0,
             in_flight: HashSet::new(),
+            urls,
             time_scale,
             limit,
         }
@@ -254,7 +258,7 @@ impl State {
             };
             body = spelled(&fresh, self.quirks.body_style);
         }
-        let shot = match shot(webhook, &body, self.quirks.signature_style) {
+        let shot = match shot(webhook, &body, self.quirks.signature_style, self.urls) {
             Ok(shot) => shot,
             Err(why) => {
                 tracing::error!(webhook_id, why, "a delivery cannot be sent");
@@ -423,6 +427,7 @@ mod tests {
                 per_minute: 60,
                 burst: 5,
             },
+            Urls::Secure,
         );
         state.store.webhooks.add(webhook("w"));
         state

@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -42,6 +44,33 @@ pub struct Delivery {
     pub body: String,
     /// The value of the signature header.
     pub signature: String,
+}
+
+/// `sha256=` and the HMAC of a body, made here and not by the code under test.
+#[expect(clippy::unwrap_used, reason = "HMAC takes a key of any length")]
+pub fn sign(secret: &str, body: &str) -> String {
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    mac.update(body.as_bytes());
+    format!(
+        "sha256={}",
+        data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes())
+    )
+}
+
+/// An alarm with this id, signed.
+pub fn alarm(secret: &str, id: &str) -> Delivery {
+    let body = json!({
+        "event": "alarm.triggered",
+        "webhook_id": "webhook_abc123",
+        "timestamp": "2024-01-15T14:20:00Z",
+        "data": {"alarm_id": id, "site_id": "site_123", "device_id": "device_456", "zone": "Front Door"},
+    })
+    .to_string();
+    Delivery {
+        id: id.to_owned(),
+        signature: sign(secret, &body),
+        body,
+    }
 }
 
 /// What is to be sent, and how.

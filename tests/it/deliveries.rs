@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use chekt_operator::resources::conditions::VERIFIED;
-use hmac::{Hmac, KeyInit, Mac};
 use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
 
-use crate::harness::load::Delivery;
+pub(crate) use crate::harness::load::{alarm, sign};
 use crate::harness::{Stage, StageOptions, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -24,17 +23,6 @@ const CATALOGUE: [(&str, &str, &str); 9] = [
     ("site.disarmed", "SiteDisarmed", "Normal"),
     ("site.created", "SiteCreated", "Normal"),
 ];
-
-/// `sha256=` and the HMAC of a body, made here and not by the code under test.
-#[expect(clippy::unwrap_used, reason = "HMAC takes a key of any length")]
-pub(crate) fn sign(secret: &str, body: &str) -> String {
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
-    mac.update(body.as_bytes());
-    format!(
-        "sha256={}",
-        data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes())
-    )
-}
 
 /// Posts a body with one signature header; the status of the answer.
 pub(crate) async fn post(url: &str, body: &str, signature: &str) -> anyhow::Result<u16> {
@@ -54,22 +42,6 @@ async fn post_with(url: &str, body: &str, signatures: &[&str]) -> anyhow::Result
         .await?
         .status()
         .as_u16())
-}
-
-/// An alarm with this id, signed.
-pub(crate) fn alarm(secret: &str, id: &str) -> Delivery {
-    let body = json!({
-        "event": "alarm.triggered",
-        "webhook_id": "webhook_abc123",
-        "timestamp": "2024-01-15T14:20:00Z",
-        "data": {"alarm_id": id, "site_id": "site_123", "device_id": "device_456", "zone": "Front Door"},
-    })
-    .to_string();
-    Delivery {
-        id: id.to_owned(),
-        signature: sign(secret, &body),
-        body,
-    }
 }
 
 /// A stage with the webhook `alarms`, subscribed to everything; its url and its secret.

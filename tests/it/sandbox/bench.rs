@@ -35,6 +35,7 @@ pub fn settings() -> Settings {
         state: None,
         requests_per_minute: 0,
         burst: 5,
+        insecure_urls: false,
     }
 }
 
