@@ -499,7 +499,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 }
 
 /// Ports that were free a moment ago: bound all at once, so that no two are the same.
-fn free_ports<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+pub(super) fn free_ports<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
     let listeners: Vec<_> = (0..N)
         .map(|_| TcpListener::bind("127.0.0.1:0"))
         .collect::<Result<_, _>>()?;

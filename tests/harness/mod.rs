@@ -7,6 +7,7 @@
 //!        ├─ Interceptor    reads the calls of a controller, and stops the world at one of them
 //!        ├─ Balancer       in front of several receivers, as a Service is
 //!        ├─ Load           a sender of signed deliveries, and the oracle that says what became of them
+//!        ├─ ArgoCd         syncs the cluster from a repository on this disk
 //!        └─ Process        our own binary as sandbox, receiver and controller, on port 0
 //!              └─ reaper   ends all of it, whatever becomes of the test
 //! ```
@@ -17,6 +18,7 @@
 // Each binary that includes this module uses only a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod argocd;
 pub mod assets;
 pub mod balancer;
 pub mod cluster;
@@ -24,6 +26,7 @@ pub mod control_plane;
 pub mod dice;
 pub mod eventually;
 pub mod gate;
+pub mod git;
 pub mod go_build;
 pub mod interceptor;
 pub mod load;
@@ -37,6 +40,7 @@ pub mod sandbox_client;
 pub mod stage;
 pub mod tools;
 
+pub use argocd::ArgoCd;
 pub use balancer::Balancer;
 pub use cluster::Cluster;
 pub use control_plane::{ControlPlane, Identity};

@@ -12,6 +12,7 @@ mod harness;
 mod chart;
 mod definitions;
 mod flags;
+mod argocd;
 mod health;
 mod helm;
 mod private_ca;
