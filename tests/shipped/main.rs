@@ -19,5 +19,6 @@ mod private_ca;
 mod receiver_token;
 mod scene;
 mod schemas;
+mod readers;
 mod tools;
 mod values;
