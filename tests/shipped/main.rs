@@ -22,3 +22,4 @@ mod schemas;
 mod readers;
 mod tools;
 mod values;
+mod waiting;
