@@ -93,6 +93,14 @@ tool!(
     "main.go"
 );
 tool!(
+    /// Compares manifests with Flux's types.
+    FLUX_TYPES,
+    "flux-types",
+    "flux-types",
+    "-s -w",
+    "main.go"
+);
+tool!(
     /// Checks workflow files.
     ACTIONLINT,
     "actionlint",
@@ -101,7 +109,7 @@ tool!(
 );
 
 /// All of them.
-pub const ALL: [&Tool; 9] = [
+pub const ALL: [&Tool; 10] = [
     &HELM,
     &HELM_UNITTEST,
     &KUBECONFORM,
@@ -111,6 +119,7 @@ pub const ALL: [&Tool; 9] = [
     &ARGOCD,
     &MINIREDIS,
     &OTEL_COLLECTOR,
+    &FLUX_TYPES,
 ];
 
 impl Tool {

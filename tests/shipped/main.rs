@@ -13,6 +13,7 @@ mod chart;
 mod definitions;
 mod flags;
 mod argocd;
+mod flux;
 mod health;
 mod helm;
 mod private_ca;
