@@ -360,7 +360,11 @@ fn only_exceptions(checker: &str, found: &Found) -> anyhow::Result<()> {
 /// A namespace that enforces what is asked of Pods that are to be trusted, in an API server that knows all kinds, with the
 /// namespaces that the value files name.
 async fn stage() -> anyhow::Result<Cluster> {
-    let plane = ControlPlane::shared().await?;
+    stage_in(ControlPlane::shared().await?).await
+}
+
+/// The same in this control plane.
+pub async fn stage_in(plane: &'static ControlPlane) -> anyhow::Result<Cluster> {
     let cluster = Cluster::new_in(plane, "chart").await?;
     for mode in ["enforce", "warn"] {
         let label = format!("pod-security.kubernetes.io/{mode}=restricted");
@@ -390,6 +394,7 @@ async fn stage() -> anyhow::Result<Cluster> {
     Ok(cluster)
 }
 
-fn text(path: &Path) -> anyhow::Result<&str> {
+/// A path as an argument.
+pub fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().context("a path that is no text")
 }

@@ -16,6 +16,7 @@ mod argocd;
 mod flux;
 mod health;
 mod helm;
+mod install;
 mod private_ca;
 mod receiver_token;
 mod scene;
