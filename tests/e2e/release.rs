@@ -93,6 +93,23 @@ impl Helm {
         self.run(&args).await
     }
 
+    /// Installs the release with a sandbox beside it, as the quick start says.
+    pub(crate) async fn install_to_try(&self, chart: &Path) -> anyhow::Result<String> {
+        let chart = chart.to_str().context("a path that is no text")?;
+        let values = "image.repository=localhost/chekt-operator,sandbox.enabled=true";
+        self.run(&[
+            "install",
+            RELEASE,
+            chart,
+            "--set",
+            values,
+            "--wait",
+            "--timeout",
+            WAIT,
+        ])
+        .await
+    }
+
     /// Goes back to an earlier revision.
     pub(crate) async fn rollback(&self, revision: &str) -> anyhow::Result<String> {
         self.run(&["rollback", RELEASE, revision, "--wait", "--timeout", WAIT])

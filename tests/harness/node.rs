@@ -144,11 +144,11 @@ impl Node {
         Ok(address)
     }
 
-    /// Takes an image from an OCI archive and calls it `name`.
+    /// Takes an image from an OCI archive; the name it has there.
     ///
     /// # Errors
     /// What containerd has against it.
-    pub async fn import(&self, archive: &Path, name: &str) -> anyhow::Result<()> {
+    pub async fn import(&self, archive: &Path) -> anyhow::Result<String> {
         let archive = archive.to_str().context("a path that is no text")?;
         let said = self.ctr(&["images", "import", archive]).await?;
         // "unpacking NAME (DIGEST)...done"
@@ -157,11 +157,7 @@ impl Node {
             rest.split_whitespace().next()
         });
         let imported = imported.with_context(|| format!("no image in {archive}: {said}"))?;
-        if imported != name {
-            self.ctr(&["images", "tag", "--force", imported, name])
-                .await?;
-        }
-        Ok(())
+        Ok(imported.to_owned())
     }
 
     /// Runs containerd's command line in the namespace of the kubelet.
@@ -315,7 +311,8 @@ impl Node {
         image.arg(PAUSE).args([&pause, &tools.join("pause")]);
         let made = image.status().await?;
         anyhow::ensure!(made.success(), "no image of a pod's first process: {made}");
-        self.import(&pause, PAUSE).await?;
+        let imported = self.import(&pause).await?;
+        anyhow::ensure!(imported == PAUSE, "{imported} was imported");
         let client = self.plane.client(Identity::Admin).await?;
         let nodes: Api<core::Node> = Api::all(client.clone());
         eventually("the node to be ready", START, async || {

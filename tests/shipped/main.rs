@@ -9,19 +9,19 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod argocd;
 mod chart;
 mod definitions;
 mod flags;
-mod argocd;
 mod flux;
 mod health;
 mod helm;
 mod install;
 mod private_ca;
+mod readers;
 mod receiver_token;
 mod scene;
 mod schemas;
-mod readers;
 mod tools;
 mod values;
 mod waiting;
