@@ -83,6 +83,24 @@ fn controller() -> Vec<Row> {
             "--concurrency=7",
         ),
         row(
+            "secret-name",
+            json!({"rbac": {"secretNames": ["one", "two"]}}),
+            "--secret-name=two",
+        ),
+        row(
+            "receiver-service-account",
+            json!({"receiver": {"serviceAccount": {"name": "lesser"}}}),
+            "--receiver-service-account=lesser",
+        ),
+        // Of the Pod itself, so nobody has to choose them.
+        row(
+            "receiver-credentials",
+            json!({}),
+            "--receiver-credentials=/var/run/chekt-operator/receiver-credentials",
+        ),
+        row("pod-name", json!({}), "CHEKT_POD_NAME="),
+        row("pod-uid", json!({}), "CHEKT_POD_UID="),
+        row(
             "metrics-webhooks",
             c(json!({"metricsWebhooks": 0})),
             "--metrics-webhooks=0",
@@ -206,6 +224,11 @@ fn receiver() -> Vec<Row> {
             "allow-insecure-cloudevents",
             r(json!({"cloudEvents": {"allowInsecure": true}})),
             "--allow-insecure-cloudevents",
+        ),
+        row(
+            "kubernetes-credentials",
+            json!({}),
+            "--kubernetes-credentials=/var/run/secrets/kubernetes.io/serviceaccount",
         ),
         row("instance", r(json!({"instance": "i"})), "--instance=i"),
     ]

@@ -81,6 +81,7 @@ tests/shipped/values.rs sees to it that every flag is here.
 {{- include "chekt-operator.flag" (list "allow-insecure-cloudevents" $r.cloudEvents.allowInsecure) }}
 {{- end }}
 {{- include "chekt-operator.flag" (list "instance" $r.instance) }}
+{{- include "chekt-operator.flag" (list "kubernetes-credentials" "/var/run/secrets/kubernetes.io/serviceaccount") }}
 {{- with $r.extraArgs }}
 {{ toYaml . }}
 {{- end }}
