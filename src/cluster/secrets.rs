@@ -48,6 +48,16 @@ pub enum ValueError {
         /// The wanted key.
         key: String,
     },
+    /// We may not read the Secret.
+    #[error(
+        "Secret {secret} may not be read ({why}): let the operator get it, or name one that it may read"
+    )]
+    Forbidden {
+        /// Its name.
+        secret: String,
+        /// What the API server says.
+        why: String,
+    },
     /// The API server could not be asked.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -67,8 +77,11 @@ pub async fn get(secrets: &Api<Secret>, name: &str) -> Result<Option<Secret>, Cl
 /// [`ValueError`], each with what to write instead.
 pub async fn value(secrets: &Api<Secret>, name: &str, key: &str) -> Result<Vec<u8>, ValueError> {
     let (secret, key) = (name.to_owned(), key.to_owned());
-    let Some(found) = get(secrets, name).await? else {
-        return Err(ValueError::NoSecret { secret, key });
+    let found = match get(secrets, name).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Err(ValueError::NoSecret { secret, key }),
+        Err(ClusterError::Forbidden(why)) => return Err(ValueError::Forbidden { secret, why }),
+        Err(error) => return Err(error.into()),
     };
     pick(&found, name, &key)
 }

@@ -10,11 +10,12 @@ use kube::{Api, Resource, ResourceExt};
 use super::connection::{Connection, Wake};
 use super::context::{Context, Slot, lighten};
 use super::echoes::is_ours_alone;
-use super::{credentials, holds, orphans};
+use super::{credentials, forbidden, holds, orphans};
 use crate::account::report::{Problem, report, still_used};
 use crate::cluster::{ClusterError, write};
 use crate::ops::clock::Clock;
 use crate::resources::account::{AccountName, ChektAccountSpec, WebhookCounts};
+use crate::resources::reasons::Reason;
 use crate::resources::remote;
 use crate::resources::{CONTROLLER_MANAGER, ChektAccount, ChektAccountStatus};
 
@@ -49,6 +50,9 @@ pub async fn reconcile(
         Err(error) => {
             context.metrics.errors.inc();
             tracing::warn!(namespace, name, %error, "the pass over an account could not be finished");
+            if let ClusterError::Forbidden(why) = &error {
+                forbidden::tell_account(&context, &account, why).await;
+            }
             Action::requeue(AFTER_ERROR)
         }
     })
@@ -85,7 +89,13 @@ async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, Clust
             if !known && context.wake.send(Wake::Everyone(key.clone())).is_err() {
                 tracing::debug!("nobody is left to be woken");
             }
-            (Some(problem.clone()), None, LOOK_AGAIN)
+            // Nothing tells of a right that is given.
+            let again = if problem.reason == Reason::Forbidden {
+                AFTER_ERROR
+            } else {
+                LOOK_AGAIN
+            };
+            (Some(problem.clone()), None, again)
         }
         Slot::Connected(connection) => {
             let again = keep_listed(connection, interval, &context.clock).await;

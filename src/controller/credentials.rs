@@ -194,6 +194,7 @@ async fn bytes(
     let bytes = secrets::value(api, secret, key).await.map_err(|why| {
         let reason = match why {
             ValueError::Cluster(error) => return Lack::Cluster(error),
+            ValueError::Forbidden { .. } => Reason::Forbidden,
             ValueError::Empty { .. } => Reason::SecretNotUsable,
             ValueError::NoSecret { .. } | ValueError::NoKey { .. } => Reason::SecretNotFound,
         };

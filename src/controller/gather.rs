@@ -365,6 +365,9 @@ async fn wanted_secret(
         Err(why @ (ValueError::NoSecret { .. } | ValueError::NoKey { .. })) => {
             WantedSecret::Unusable(Reason::SecretNotFound, why.to_string())
         }
+        Err(why @ ValueError::Forbidden { .. }) => {
+            WantedSecret::Unusable(Reason::Forbidden, why.to_string())
+        }
         Err(why @ ValueError::Empty { .. }) => {
             WantedSecret::Unusable(Reason::SecretNotUsable, why.to_string())
         }

@@ -17,6 +17,7 @@ pub mod context;
 pub mod credentials;
 pub mod definition;
 pub mod echoes;
+pub mod forbidden;
 pub mod gather;
 pub mod holds;
 pub mod inventory;

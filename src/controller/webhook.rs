@@ -11,8 +11,9 @@ use super::echoes::is_ours_alone;
 use super::gather::{Gathered, Held, PassError, gather};
 use super::memory::Remembered;
 use super::perform::{Performed, perform};
-use super::{holds, transitions};
+use super::{forbidden, holds, transitions};
 use crate::account::turns::{Asker, Turn, Urgency};
+use crate::cluster::secrets::ReadError;
 use crate::cluster::{ClusterError, within, write};
 use crate::resources::keyring::{Keyring, WebhookIdentity};
 use crate::resources::webhook::{ChektWebhookStatus, TestPolicy};
@@ -65,6 +66,11 @@ pub async fn reconcile(
         Err(error) => {
             context.metrics.errors.inc();
             tracing::warn!(namespace, name, %error, "the pass could not be finished");
+            if let PassError::Cluster(ClusterError::Forbidden(why))
+            | PassError::Keyring(ReadError::Cluster(ClusterError::Forbidden(why))) = &error
+            {
+                forbidden::tell_webhook(&context, &webhook, why).await;
+            }
             Action::requeue(AFTER_ERROR)
         }
     })

@@ -136,6 +136,9 @@ reasons! {
     SecretNotUsable, Both:
         "The secret cannot be used.",
         "Write the value as the message says. `spec.auth` must name one method.",
+    Forbidden, Both:
+        "The operator is not allowed something in the cluster that it needs (RBAC).",
+        "Give it the right that the message names; [rbac.md](rbac.md) says what each is for. Of a Secret: let it get that one (`rbac.secretNames` of the chart), or name another.",
     UrlClaimed, Webhook:
         "An older ChektWebhook has the same url.",
         "Give one of the two another url or name, or delete one.",

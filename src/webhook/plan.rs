@@ -24,6 +24,8 @@ use crate::resources::webhook::TestPolicy;
 /// little can have happened since.
 pub const FRESH: Duration = Duration::from_secs(10);
 
+/// How often a Secret that may not be read is tried again.
+const ASK_FOR_RIGHT: Duration = Duration::from_secs(10);
 /// How often a request that CHeKT refused is tried again although nothing changed: rules over there change too.
 pub const ASK_AGAIN: Duration = Duration::from_secs(10 * 60);
 
@@ -136,7 +138,9 @@ fn without_hold(world: &World) -> Option<Step> {
 fn without_secret(world: &World) -> Option<Step> {
     match &world.secret {
         WantedSecret::Unusable(reason, message) => {
-            Some(rest(Because::Lacking(*reason, message.clone()), None))
+            // A Secret tells when it changes. A right that is given tells nothing.
+            let again = (*reason == Reason::Forbidden).then_some(ASK_FOR_RIGHT);
+            Some(rest(Because::Lacking(*reason, message.clone()), again))
         }
         WantedSecret::Generated | WantedSecret::Given(_) => None,
     }

@@ -342,7 +342,8 @@ impl ControlPlane {
                 ))
                 .arg(
                     "--controllers=namespace-controller,garbage-collector-controller,\
-                     serviceaccount-controller,root-ca-certificate-publisher-controller",
+                     serviceaccount-controller,root-ca-certificate-publisher-controller,\
+                     clusterrole-aggregation-controller",
                 )
                 .args(["--leader-elect=false", "--secure-port=0"]);
             self.run("kube-controller-manager", command)?;
