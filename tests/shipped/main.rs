@@ -19,6 +19,7 @@ mod helm;
 mod install;
 mod private_ca;
 mod readers;
+mod privilege;
 mod receiver_token;
 mod scene;
 mod schemas;

@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::Api;
+use kube::api::PostParams;
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, Launch, Process, Role, SandboxClient, reaper};
+use crate::harness::{Cluster, ControlPlane, Launch, Process, Role, SandboxClient, reaper};
 
 /// How long anything may take that is expected to happen.
 pub const SOON: Duration = Duration::from_secs(40);
@@ -22,6 +26,8 @@ pub struct Scene {
     pub chekt: SandboxClient,
     /// Files of the processes; removed at the end.
     pub dir: PathBuf,
+    /// Whether the operator looks after the users' namespace alone, or after all.
+    watches: bool,
     sandbox: Process,
     token: String,
 }
@@ -32,8 +38,24 @@ impl Scene {
     /// # Errors
     /// When a part does not start.
     pub async fn new(idea: &str) -> anyhow::Result<Scene> {
-        let operator = Cluster::new(&format!("{idea}-operator")).await?;
-        let users = Cluster::new(idea).await?;
+        Scene::in_plane(ControlPlane::shared().await?, idea, true).await
+    }
+
+    /// The same in a control plane that it has for itself, so that the operator may look after all namespaces.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub async fn alone(plane: &'static ControlPlane, idea: &str) -> anyhow::Result<Scene> {
+        Scene::in_plane(plane, idea, false).await
+    }
+
+    async fn in_plane(
+        plane: &'static ControlPlane,
+        idea: &str,
+        watches: bool,
+    ) -> anyhow::Result<Scene> {
+        let operator = Cluster::new_in(plane, &format!("{idea}-operator")).await?;
+        let users = Cluster::new_in(plane, idea).await?;
         let token = format!("chekt_test_{}", uuid::Uuid::new_v4().simple());
         let sandbox = Launch::new(Role::Sandbox)
             .flag("--token", &token)
@@ -45,9 +67,26 @@ impl Scene {
             operator,
             chekt: SandboxClient::new(sandbox.public()?)?,
             dir: reaper::directory(idea)?,
+            watches,
             sandbox,
             token,
         })
+    }
+
+    /// A kubeconfig of a service account in the operator's namespace.
+    ///
+    /// # Errors
+    /// When no token is given for it.
+    pub async fn identity(&self, service_account: &str) -> anyhow::Result<PathBuf> {
+        let api: Api<ServiceAccount> =
+            Api::namespaced(self.operator.client.clone(), &self.operator.namespace);
+        let wanted: TokenRequest = serde_json::from_value(json!({"spec": {"audiences": []}}))?;
+        let given = api
+            .create_token_request(service_account, &PostParams::default(), &wanted)
+            .await?;
+        let token = given.status.context("no token")?.token;
+        let name = format!("{}-{service_account}", self.operator.namespace);
+        self.operator.plane.kubeconfig_for_token(&name, &token)
     }
 
     /// A receiver without any identity, on a journal of its own.
@@ -55,7 +94,7 @@ impl Scene {
         let journal = format!("journal-{}", uuid::Uuid::new_v4().simple());
         Launch::new(Role::Receiver)
             .flag("--operator-namespace", &self.operator.namespace)
-            .flag("--watch-namespace", &self.users.namespace)
+            .args(self.watched())
             .flag("--journal", self.dir.join(journal).display())
             .flag("--drain-delay", 0)
     }
@@ -78,7 +117,12 @@ impl Scene {
             .env("KUBECONFIG", kubeconfig.display())
             .flag("--public-url", format!("http://{}", receiver.public()?))
             .flag("--operator-namespace", &self.operator.namespace)
-            .flag("--watch-namespace", &self.users.namespace))
+            .args(self.watched()))
+    }
+
+    fn watched(&self) -> Vec<String> {
+        let flag = ["--watch-namespace".to_owned(), self.users.namespace.clone()];
+        flag.into_iter().filter(|_| self.watches).collect()
     }
 
     /// Applies the account `default` and its Secret.
@@ -86,21 +130,40 @@ impl Scene {
     /// # Errors
     /// What the API server has against it.
     pub async fn apply_account(&self) -> anyhow::Result<()> {
-        self.users
-            .put_secret("chekt-token", &[("token", &self.token)])
+        self.apply_account_in(&self.users, "default", json!({}))
+            .await
+    }
+
+    /// Applies an account of this name in a namespace, with whatever else its spec is to have, and its Secret.
+    ///
+    /// # Errors
+    /// What the API server has against it.
+    pub async fn apply_account_in(
+        &self,
+        cluster: &Cluster,
+        name: &str,
+        more: Value,
+    ) -> anyhow::Result<()> {
+        let secret = format!("{name}-token");
+        cluster
+            .put_secret(&secret, &[("token", &self.token)])
             .await?;
+        let mut spec = json!({
+            "baseURL": format!("http://{}", self.sandbox.public()?),
+            "auth": {"accessToken": {"secretRef": {"name": secret, "key": "token"}}},
+            "syncInterval": "10s",
+            "rateLimit": {"requestsPerMinute": 100_000, "burst": 10_000},
+        });
+        if let (Some(spec), Some(more)) = (spec.as_object_mut(), more.as_object()) {
+            spec.extend(more.clone());
+        }
         let account = json!({
             "apiVersion": "chekt.com/v1alpha1",
             "kind": "ChektAccount",
-            "metadata": {"name": "default"},
-            "spec": {
-                "baseURL": format!("http://{}", self.sandbox.public()?),
-                "auth": {"accessToken": {"secretRef": {"name": "chekt-token", "key": "token"}}},
-                "syncInterval": "10s",
-                "rateLimit": {"requestsPerMinute": 100_000, "burst": 10_000},
-            },
+            "metadata": {"name": name},
+            "spec": spec,
         });
-        self.users.apply(&account.to_string()).await?;
+        cluster.apply(&account.to_string()).await?;
         Ok(())
     }
 
