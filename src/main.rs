@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 #[tokio::main]
 async fn main() -> ExitCode {
     // kube and reqwest both use rustls; naming the provider first keeps them from having to choose.
@@ -14,11 +12,5 @@ async fn main() -> ExitCode {
         eprintln!("another crypto provider is already installed");
         return ExitCode::FAILURE;
     }
-    match chekt_operator::cli::Cli::parse().run().await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    chekt_operator::cli::main().await
 }

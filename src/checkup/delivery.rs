@@ -57,17 +57,6 @@ pub enum Progress {
     Arrived,
 }
 
-impl Progress {
-    /// Whether waiting any longer changes nothing.
-    #[must_use]
-    pub fn is_final(&self) -> bool {
-        match self {
-            Progress::Requested | Progress::Asked | Progress::OtherKey => false,
-            Progress::Refused(_) | Progress::NotSent(_) | Progress::Arrived => true,
-        }
-    }
-}
-
 /// How far the test delivery that was asked for by `request` has come, given what stood there `before`.
 #[must_use]
 pub fn progress(webhook: &ChektWebhook, request: &str, before: &Mark) -> Progress {

@@ -13,6 +13,7 @@ pub mod installation;
 pub mod object;
 pub mod path;
 pub mod remote;
+pub mod summary;
 pub mod verdict;
 
 /// What is looked at, in this order. The first ten are about one webhook, the others about the installation.

@@ -25,21 +25,13 @@ const MOUNTED: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const HOST: &str = "KUBERNETES_SERVICE_HOST";
 const PORT: &str = "KUBERNETES_SERVICE_PORT";
 
-/// A client for the cluster that the kubeconfig names, or that we run in.
+/// A client for the cluster that the kubeconfig names, or that we run in, with a meter that counts every request.
 ///
 /// The retry that kube has built in is off: it repeats any method up to fifteen times below our feet, a create
 /// among them, and one call may then last for minutes. What is to be tried again is decided by those who call.
 ///
 /// # Errors
 /// When neither a kubeconfig nor an in-cluster identity can be read.
-pub async fn connect() -> anyhow::Result<Client> {
-    Ok(Client::try_from(config().await?)?)
-}
-
-/// The same, with a meter that counts every request.
-///
-/// # Errors
-/// As [`connect`].
 pub async fn connect_metered(meter: &Meter) -> anyhow::Result<Client> {
     let builder = ClientBuilder::try_from(config().await?)?;
     Ok(builder.with_layer(&MeterLayer(meter.clone())).build())
@@ -48,7 +40,7 @@ pub async fn connect_metered(meter: &Meter) -> anyhow::Result<Client> {
 /// The same, with a fence that every write must pass. What does not pass it is no request, and is not counted.
 ///
 /// # Errors
-/// As [`connect`].
+/// As [`connect_metered`].
 pub async fn connect_behind(fence: &Fence, meter: &Meter) -> anyhow::Result<Client> {
     let builder = ClientBuilder::try_from(config().await?)?;
     let builder = builder.with_layer(&MeterLayer(meter.clone()));
@@ -85,7 +77,7 @@ pub async fn connect_when_possible(
 /// A client for our own use, and the certificates that it trusts the API server by, in PEM.
 ///
 /// # Errors
-/// As [`connect`]; and when only the system's own certificates are trusted, since those cannot be handed on.
+/// As [`connect_metered`]; and when only the system's own certificates are trusted, since those cannot be handed on.
 pub async fn connect_and_trust() -> anyhow::Result<(Client, Vec<u8>)> {
     let config = config().await?;
     let ca = match (&config.root_cert_file, &config.root_cert) {

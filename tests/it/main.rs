@@ -36,6 +36,7 @@ mod orphans;
 mod orphans_command;
 mod outage;
 mod plan_command;
+mod plugin;
 mod processes;
 mod promises;
 mod publishing;

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::{Reached, manager, webhooks};
-use crate::cluster;
+use crate::cluster::access::Access;
 use crate::resources::account::AccountName;
 use crate::resources::remote::{self, RemoteWebhook};
 use crate::resources::{ChektWebhook, DEFAULT_ACCOUNT};
@@ -34,13 +34,17 @@ pub struct ImportArgs {
     pub account: AccountName,
 
     /// The namespace of the manifests. Default: that of the account.
-    #[arg(long, env = "CHEKT_NAMESPACE", value_name = "NAMESPACE")]
+    #[arg(short, long, env = "CHEKT_NAMESPACE", value_name = "NAMESPACE")]
     pub namespace: Option<String>,
 
     /// The public URL of the controller. A remote webhook whose url is derived from it gets a manifest without a url, and
     /// the operator receives its deliveries.
     #[arg(long, env = "CHEKT_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<Url>,
+
+    /// Which cluster.
+    #[command(flatten)]
+    pub access: Access,
 
     /// Lets the account have a plain http baseURL that is not this machine's.
     #[arg(long, env = "CHEKT_ALLOW_INSECURE_PARTNER")]
@@ -52,7 +56,7 @@ pub struct ImportArgs {
 /// # Errors
 /// When something could not be read.
 pub async fn run(args: ImportArgs) -> anyhow::Result<()> {
-    let client = cluster::client::connect().await?;
+    let client = args.access.find().await?.client()?;
     let reached = Reached::account(&client, &args.account, args.allow_insecure_partner).await?;
     let managed = webhooks(&client).await?;
     reached.list().await?;

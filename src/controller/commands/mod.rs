@@ -2,10 +2,14 @@
 //!
 //! Each reaches CHeKT as the controller does, with the account's credentials, and changes nothing but what it was asked to.
 
+pub mod asked;
+mod columns;
 pub mod import;
 pub mod orphans;
 pub mod plan;
+pub mod status;
 pub mod target;
+mod trial;
 pub mod verify;
 
 use std::sync::Arc;

@@ -12,8 +12,10 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::columns::columns;
 use super::{DEADLINE, Reached, manager, webhooks};
-use crate::cluster::{self, ClusterError, within};
+use crate::cluster::access::Access;
+use crate::cluster::{ClusterError, within};
 use crate::controller::orphans;
 use crate::partner::fault::Kind;
 use crate::resources::ChektAccount;
@@ -71,6 +73,10 @@ pub struct OrphansArgs {
     )]
     pub output: Output,
 
+    /// Which cluster.
+    #[command(flatten)]
+    pub access: Access,
+
     /// Lets the account have a plain http baseURL that is not this machine's.
     #[arg(long, env = "CHEKT_ALLOW_INSECURE_PARTNER")]
     pub allow_insecure_partner: bool,
@@ -88,7 +94,7 @@ struct Line<'a> {
 /// # Errors
 /// When something could not be read, or not all that was to be removed was.
 pub async fn run(args: OrphansArgs) -> anyhow::Result<()> {
-    let client = cluster::client::connect().await?;
+    let client = args.access.find().await?.client()?;
     let Some(key) = &args.account else {
         let accounts = all_accounts(&client).await?;
         let lines: Vec<Line> = accounts
@@ -279,37 +285,4 @@ fn object(line: &Line) -> Value {
         "account": line.account.to_string(), "id": id, "url": url, "since": since, "reason": reason,
         "exists": line.exists,
     })
-}
-
-/// Columns that are as wide as their widest cell; the last is not filled up.
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |at: usize| {
-        rows.iter()
-            .map(|r| r[at].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let mut text = String::new();
-    for row in rows {
-        for (at, cell) in row.iter().enumerate() {
-            text.push_str(cell);
-            if at + 1 < N {
-                let fill = width(at) - cell.chars().count() + 3;
-                text.push_str(&" ".repeat(fill));
-            }
-        }
-        text.push('\n');
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [["A", "B"], ["long", "x"]].map(|r| r.map(str::to_owned));
-        assert_eq!(columns(&rows), "A      B\nlong   x\n");
-    }
 }

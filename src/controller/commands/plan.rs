@@ -21,9 +21,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use url::Url;
 
+use super::target::Scope;
 use super::{DEADLINE, Reached};
-use crate::cluster::meter::Meter;
-use crate::cluster::{self, within};
+use crate::cluster::within;
 use crate::controller::args::Settings;
 use crate::controller::claims::Claims;
 use crate::controller::context::{Accounts, Context, Slot, Webhooks};
@@ -58,9 +58,13 @@ pub enum Output {
 /// Flags of `plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// A webhook that is there, as namespace/name.
-    #[arg(value_name = "NAMESPACE/NAME", required_unless_present = "file")]
+    /// A webhook that is there, as NAMESPACE/NAME, or as NAME with --namespace.
+    #[arg(value_name = "[NAMESPACE/]NAME", required_unless_present = "file")]
     pub webhook: Option<String>,
+
+    /// Namespace and cluster.
+    #[command(flatten)]
+    pub scope: Scope,
 
     /// A manifest of a webhook that may be there or not; `-` reads it from standard input. What it says takes the place of
     /// what the object says. It is not validated as the API server would.
@@ -106,10 +110,16 @@ pub struct PlanArgs {
 /// # Errors
 /// When something could not be read.
 pub async fn run(args: PlanArgs) -> anyhow::Result<u8> {
-    let client =
-        cluster::client::connect_behind(&Fence::closed(since_boot), &Meter::default()).await?;
+    let found = args.scope.access.find().await?;
+    let usual = args
+        .scope
+        .namespace
+        .as_deref()
+        .unwrap_or(found.namespace())
+        .to_owned();
+    let client = found.client_behind(&Fence::closed(since_boot))?;
     let mut all = super::webhooks(&client).await?;
-    let webhook = wanted(&args, &all)?;
+    let webhook = wanted(&args, &usual, &all)?;
     let of_another = |w: &ChektWebhook| w.uid() != webhook.uid();
     all.retain(of_another);
     all.push(webhook.clone());
@@ -191,17 +201,15 @@ async fn reach(client: &Client, context: &Context, key: &AccountName) -> anyhow:
 }
 
 /// The webhook that is planned for: the live one, with a manifest over it where there is one.
-fn wanted(args: &PlanArgs, all: &[ChektWebhook]) -> anyhow::Result<ChektWebhook> {
+fn wanted(args: &PlanArgs, usual: &str, all: &[ChektWebhook]) -> anyhow::Result<ChektWebhook> {
     let find = |namespace: &str, name: &str| {
         let is_it =
             |w: &&ChektWebhook| w.namespace().as_deref() == Some(namespace) && w.name_any() == name;
         all.iter().find(is_it).cloned()
     };
-    if let Some(name) = &args.webhook {
-        let Some((namespace, name)) = name.split_once('/') else {
-            bail!("{name:?} names no webhook: write NAMESPACE/NAME, such as security/alarms");
-        };
-        return find(namespace, name).with_context(|| {
+    if let Some(written) = &args.webhook {
+        let (namespace, name) = args.scope.names(written, usual)?;
+        return find(&namespace, &name).with_context(|| {
             format!("ChektWebhook {name} does not exist in namespace {namespace}")
         });
     }
@@ -215,7 +223,7 @@ fn wanted(args: &PlanArgs, all: &[ChektWebhook]) -> anyhow::Result<ChektWebhook>
     };
     let mut manifest: ChektWebhook =
         serde_yaml::from_str(&yaml).context("the manifest is no ChektWebhook")?;
-    let namespace = manifest.namespace().unwrap_or_else(|| "default".to_owned());
+    let namespace = manifest.namespace().unwrap_or_else(|| usual.to_owned());
     let Some(mut live) = find(&namespace, &manifest.name_any()) else {
         // Whatever a manifest says of these is the API server's to say.
         manifest.metadata.namespace = Some(namespace);

@@ -14,27 +14,22 @@ use crate::checkup::delivery::{self, Mark, Progress};
 use crate::checkup::path::Handshake;
 use crate::checkup::remote::{self, Asked};
 use crate::checkup::{Finding, Outcome, Step, object, path, verdict};
-use crate::cluster::{ClusterError, requests, within, write};
+use crate::cluster::{ClusterError, within, write};
 use crate::controller::commands::Reached;
+use crate::controller::commands::trial::{self, LOOK};
 use crate::delivery::Kind;
 use crate::delivery::event::{EVENT, UNREADABLE};
 use crate::ops::clock::Clock;
 use crate::reach::{self, Place};
 use crate::resources::account::AccountName;
 use crate::resources::remote::is_loopback;
-use crate::resources::{ChektAccount, ChektWebhook, TEST_REQUESTED_AT};
+use crate::resources::{ChektAccount, ChektWebhook};
 use crate::webhook::health::{self, State};
 
-/// The pause between two looks at what is waited for.
-const LOOK: Duration = Duration::from_millis(250);
-/// How long a refusal is doubted: anybody may send the receiver something that it refuses.
-const DOUBT: Duration = Duration::from_secs(3);
 /// How long an acknowledged delivery may take to become an Event.
 const PUBLISHED: Duration = Duration::from_secs(15);
 /// How long a list of Events may take.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// The longest pause for the sake of times that have whole seconds.
-const SECOND: Duration = Duration::from_millis(2_100);
 
 /// Everything that the steps share.
 struct Checkup<'a> {
@@ -279,60 +274,22 @@ impl Checkup<'_> {
                 .add(delivery::on_record(webhook, "not made (--no-test)"));
             return Ok(None);
         }
-        let name = webhook.name_any();
-        self.let_a_second_pass(webhook).await;
-        let before = Mark::of(webhook);
-        let request = self.clock.wall().to_string();
-        let began = self.clock.now();
-        let asked = requests::annotate(&self.webhooks, &name, TEST_REQUESTED_AT, &request).await;
-        match asked {
-            Ok(_) => {}
+        let limit = self.args.timeout;
+        let trial = match trial::run(&self.webhooks, webhook, &self.clock, limit).await {
+            Ok(trial) => trial,
             Err(ClusterError::Forbidden(_)) => {
                 let why = "not made: you may not patch the webhook, which asks for it";
                 self.report.add(delivery::on_record(webhook, why));
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
-        }
-        let mut doubted = None;
-        loop {
-            let Some(seen) = write::latest(&self.webhooks, &name).await? else {
-                anyhow::bail!("the webhook was deleted meanwhile");
-            };
-            let progress = delivery::progress(&seen, &request, &before);
-            let now = self.clock.now();
-            let doubt_is_over = match &progress {
-                Progress::Refused(_) => {
-                    now.saturating_duration_since(*doubted.get_or_insert(now)) >= DOUBT
-                }
-                Progress::Requested
-                | Progress::Asked
-                | Progress::OtherKey
-                | Progress::NotSent(_)
-                | Progress::Arrived => progress.is_final(),
-            };
-            let waited = now.saturating_duration_since(began);
-            if doubt_is_over || waited >= self.args.timeout {
-                let waited = format!("{} s", self.args.timeout.as_secs());
-                self.report.add(delivery::judge(&progress, &waited));
-                return Ok((progress == Progress::Arrived).then_some(seen));
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    /// Times in a status have whole seconds, and so have CHeKT's timestamps: a second test delivery in the second of the
-    /// last one could not be told from it.
-    async fn let_a_second_pass(&self, webhook: &ChektWebhook) {
-        let Some(last) = Mark::of(webhook).arrived else {
-            return;
         };
-        let began = self.clock.now();
-        while self.clock.wall().as_second() <= last.as_second() + 1
-            && self.clock.now().saturating_duration_since(began) < SECOND
-        {
-            tokio::time::sleep(LOOK).await;
-        }
+        let Some(seen) = trial.webhook else {
+            anyhow::bail!("the webhook was deleted meanwhile");
+        };
+        let waited = format!("{} s", limit.as_secs());
+        self.report.add(delivery::judge(&trial.progress, &waited));
+        Ok((trial.progress == Progress::Arrived).then_some(seen))
     }
 
     /// The Event of the test delivery. `before` are those that were there; `None`: they may not be listed.
