@@ -51,13 +51,14 @@ impl Repository {
     /// # Errors
     /// When something cannot be read or written.
     pub fn copy(&self, from: &Path, to: &str) -> anyhow::Result<()> {
+        std::fs::create_dir_all(self.path(to))?;
         for entry in std::fs::read_dir(from).with_context(|| format!("{}", from.display()))? {
             let entry = entry?;
             let to = format!("{to}/{}", entry.file_name().to_string_lossy());
             if entry.file_type()?.is_dir() {
                 self.copy(&entry.path(), &to)?;
             } else {
-                self.write(&to, &std::fs::read_to_string(entry.path())?)?;
+                std::fs::copy(entry.path(), self.path(&to))?;
             }
         }
         Ok(())

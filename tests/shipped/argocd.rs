@@ -4,7 +4,6 @@
 //! No kubelet runs Pods here: the test says of the chart's Deployment what a kubelet would, and the same programs run
 //! beside it as processes. They act on what Argo CD has put there.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,15 +16,12 @@ use crate::harness::argocd::spoken;
 use crate::harness::git::Repository;
 use crate::harness::sandbox_client::Fault;
 use crate::harness::{ArgoCd, Cluster, ControlPlane, Stage, StageOptions, eventually, reaper};
+use crate::helm::{chart, root};
 
 const SOON: Duration = Duration::from_secs(60);
 /// The two Applications of `gitops/argocd/application.yaml`.
 const OPERATOR: &str = "chekt-operator";
 const SECURITY: &str = "chekt-security";
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// The documents of a file of this repository.
 fn documents(file: &str) -> anyhow::Result<Vec<Value>> {
@@ -53,10 +49,7 @@ fn applications(repository: &Repository) -> anyhow::Result<Vec<Value>> {
 
 /// Commits the chart and the example resources, which lead to the sandbox.
 fn lay_down(repository: &Repository, stage: &Stage) -> anyhow::Result<String> {
-    repository.copy(
-        &root().join("charts/chekt-operator"),
-        "charts/chekt-operator",
-    )?;
+    repository.copy(&chart(), "charts/chekt-operator")?;
     write_account(repository, stage, "first")?;
     let webhook = std::fs::read_to_string(root().join("gitops/argocd/resources/webhook.yaml"))?;
     repository.write("chekt/webhook.yaml", &webhook)?;

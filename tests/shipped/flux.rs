@@ -3,19 +3,15 @@
 //! Its controllers are not run: no Go module that can be had holds them. Their health check is kstatus, which
 //! `tests/it/kstatus.rs` and `waiting.rs` run on our kinds.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::Context;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::harness::tools;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::helm::{self, root};
 
 fn files() -> anyhow::Result<Vec<PathBuf>> {
     let files = std::fs::read_dir(root().join("gitops/flux"))?;
@@ -26,15 +22,7 @@ fn files() -> anyhow::Result<Vec<PathBuf>> {
 
 /// What Flux's types have against manifests.
 fn refusal(manifests: &str) -> anyhow::Result<Option<String>> {
-    let mut child = Command::new(tools::FLUX_TYPES.path()?)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut input = child.stdin.take().context("no input")?;
-    input.write_all(manifests.as_bytes())?;
-    drop(input);
-    let said = child.wait_with_output()?;
+    let said = helm::run(&mut Command::new(tools::FLUX_TYPES.path()?), manifests)?;
     let error = String::from_utf8(said.stderr)?;
     Ok((!said.status.success()).then_some(error))
 }
@@ -72,17 +60,8 @@ fn the_chart_takes_the_values_of_the_examples() -> anyhow::Result<()> {
             if values.is_null() {
                 continue;
             }
-            let mut given = tempfile::NamedTempFile::new()?;
-            given.write_all(values.to_string().as_bytes())?;
-            let said = Command::new(tools::HELM.path()?)
-                .args(["template", "chekt-operator"])
-                .arg(root().join("charts/chekt-operator"))
-                .arg("--values")
-                .arg(given.path())
-                .output()?;
-            let error = String::from_utf8_lossy(&said.stderr);
-            assert!(said.status.success(), "{}: {error}", file.display());
-            let made = String::from_utf8(said.stdout)?;
+            let made = helm::render_with("chekt-system", values)
+                .with_context(|| file.display().to_string())?;
             for value in [&values["publicUrl"], &values["image"]["repository"]] {
                 let value = value.as_str().context("no publicUrl or no image")?;
                 assert!(made.contains(value), "{}: {value}", file.display());

@@ -21,6 +21,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Deserialize;
 
 use crate::harness::{assets, tools};
+use crate::helm::root;
 
 const KINDS: [&str; 2] = ["ChektAccount", "ChektWebhook"];
 
@@ -46,10 +47,6 @@ struct Case {
 struct Health {
     status: String,
     message: String,
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn folder(kind: &str) -> PathBuf {

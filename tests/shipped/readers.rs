@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,13 +22,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::harness::{Stage, StageOptions, eventually, reaper, tools};
+use crate::harness::{Cluster, Stage, StageOptions, eventually, reaper, tools};
+use crate::helm::{self, root};
 
 const SOON: Duration = Duration::from_secs(60);
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// A webhook with an alarm that came and went, a device that went offline, and what the controller tells beside that.
 async fn lively(idea: &str) -> anyhow::Result<Stage> {
@@ -358,15 +354,9 @@ fn render(layout: &Value, event: &Value) -> anyhow::Result<Value> {
         )?;
     }
     std::fs::write(path("templates/layout.yaml"), template)?;
-    let said = Command::new(tools::HELM.path()?)
-        .args(["template", "layout"])
-        .arg(dir.path())
-        .output()?;
-    anyhow::ensure!(
-        said.status.success(),
-        "{}",
-        String::from_utf8_lossy(&said.stderr)
-    );
+    let chart = dir.path().display().to_string();
+    let said = helm::helm(&["template", "layout", &chart], "")?;
+    anyhow::ensure!(said.status.success(), "{}", helm::said(&said));
     Ok(serde_yaml::from_slice(&said.stdout)?)
 }
 
@@ -606,7 +596,7 @@ fn robusta_fires(events: &[Value]) {
 
 #[tokio::test]
 async fn the_api_server_lets_no_event_of_ours_carry_the_old_fields() -> anyhow::Result<()> {
-    let cluster = crate::harness::Cluster::new("old-fields").await?;
+    let cluster = Cluster::new("old-fields").await?;
     let event = json!({
         "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "probe"},
         "eventTime": "2026-01-01T00:00:00.000000Z", "reason": "AlarmTriggered", "action": "Received",

@@ -4,18 +4,16 @@
 //! What kstatus, by which it waits, makes of each state is in `tests/it/kstatus.rs`. Here Helm itself does it, while the
 //! real controller works.
 
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use chekt_operator::resources::conditions::{self, READY};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::harness::cluster::Said;
 use crate::harness::sandbox_client::Fault;
-use crate::harness::{Stage, StageOptions, tools};
+use crate::harness::{Stage, StageOptions};
+use crate::helm;
 
 /// As long as Helm may wait where it is to come to an end by itself.
 const PATIENT: &str = "60s";
@@ -25,69 +23,54 @@ const SOON: Duration = Duration::from_secs(60);
 /// Far below [`PATIENT`]: somebody who waited for that long has not seen that it is Stalled.
 const AT_ONCE: Duration = Duration::from_secs(40);
 
-/// Helm, in the users' namespace.
-struct Helm<'a> {
-    stage: &'a Stage,
-    program: PathBuf,
-    dir: TempDir,
+/// What Helm said, in the users' namespace.
+async fn run(stage: &Stage, args: &[&str]) -> anyhow::Result<Said> {
+    let kubeconfig = stage.users.kubeconfig().display().to_string();
+    let place = [
+        "--namespace",
+        &stage.users.namespace,
+        "--kubeconfig",
+        &kubeconfig,
+    ];
+    let args: Vec<_> = args
+        .iter()
+        .chain(&place)
+        .map(|&arg| arg.to_owned())
+        .collect();
+    let said = tokio::task::spawn_blocking(move || {
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
+        helm::helm(&args, "")
+    });
+    let said = said.await??;
+    Ok(Said {
+        status: said.status,
+        stdout: String::from_utf8_lossy(&said.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&said.stderr).into_owned(),
+    })
 }
 
-impl<'a> Helm<'a> {
-    async fn new(stage: &'a Stage) -> anyhow::Result<Helm<'a>> {
-        Ok(Helm {
-            stage,
-            program: tokio::task::spawn_blocking(|| tools::HELM.path()).await??,
-            dir: tempfile::tempdir()?,
-        })
+/// Installs a chart that holds these objects.
+async fn install(
+    stage: &Stage,
+    release: &str,
+    objects: &[Value],
+    timeout: &str,
+) -> anyhow::Result<Said> {
+    let chart = tempfile::tempdir()?;
+    std::fs::create_dir(chart.path().join("templates"))?;
+    std::fs::write(
+        chart.path().join("Chart.yaml"),
+        format!("apiVersion: v2\nname: {release}\nversion: 0.1.0\n"),
+    )?;
+    let mut text = String::new();
+    for object in objects {
+        text.push_str("---\n");
+        text.push_str(&serde_yaml::to_string(object)?);
     }
-
-    async fn run(&self, args: &[&str]) -> anyhow::Result<Said> {
-        let home = self.dir.path().join("home");
-        let command = tokio::process::Command::new(&self.program)
-            .args(args)
-            .args(["--namespace", &self.stage.users.namespace])
-            .arg("--kubeconfig")
-            .arg(self.stage.users.kubeconfig())
-            // Nothing of whoever runs the test.
-            .env("HELM_CACHE_HOME", &home)
-            .env("HELM_CONFIG_HOME", &home)
-            .env("HELM_DATA_HOME", &home)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let said = tokio::time::timeout(Duration::from_secs(120), command)
-            .await
-            .with_context(|| format!("helm {args:?} does not end"))??;
-        Ok(Said {
-            status: said.status,
-            stdout: String::from_utf8_lossy(&said.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&said.stderr).into_owned(),
-        })
-    }
-
-    /// Installs a chart that holds these objects.
-    async fn install(
-        &self,
-        release: &str,
-        objects: &[Value],
-        timeout: &str,
-    ) -> anyhow::Result<Said> {
-        let chart = self.dir.path().join(release);
-        std::fs::create_dir_all(chart.join("templates"))?;
-        std::fs::write(
-            chart.join("Chart.yaml"),
-            format!("apiVersion: v2\nname: {release}\nversion: 0.1.0\n"),
-        )?;
-        let mut text = String::new();
-        for object in objects {
-            text.push_str("---\n");
-            text.push_str(&serde_yaml::to_string(object)?);
-        }
-        std::fs::write(chart.join("templates/objects.yaml"), text)?;
-        let chart = chart.display().to_string();
-        self.run(&["install", release, &chart, "--wait", "--timeout", timeout])
-            .await
-    }
+    std::fs::write(chart.path().join("templates/objects.yaml"), text)?;
+    let path = chart.path().display().to_string();
+    let args = ["install", release, &path, "--wait", "--timeout", timeout];
+    run(stage, &args).await
 }
 
 fn account(stage: &Stage, name: &str) -> anyhow::Result<[Value; 2]> {
@@ -123,22 +106,18 @@ async fn helm_waits_for_ready_ends_at_once_when_stalled_and_uninstalls_only_what
         ..StageOptions::default()
     };
     let mut stage = Stage::with("helm-wait", options).await?;
-    // Helm borrows the stage, and the controller is started in between.
-    {
-        let helm = Helm::new(&stage).await?;
-        let early = [webhook("early", "site.armed")];
-        let said = helm.install("early", &early, IMPATIENT).await?.refused()?;
-        assert!(
-            said.contains("InProgress"),
-            "nobody has looked at it yet, and Helm takes it for done: {said}"
-        );
-    }
+    let early = [webhook("early", "site.armed")];
+    let said = install(&stage, "early", &early, IMPATIENT).await?;
+    let said = said.refused()?;
+    assert!(
+        said.contains("InProgress"),
+        "nobody has looked at it yet, and Helm takes it for done: {said}"
+    );
     stage.start_controller().await?;
-    let helm = Helm::new(&stage).await?;
 
     let [secret, default] = account(&stage, "default")?;
     let all = [secret, default, webhook("alarms", "alarm.triggered")];
-    helm.install("good", &all, PATIENT).await?.ok()?;
+    install(&stage, "good", &all, PATIENT).await?.ok()?;
     // At the moment at which Helm says that it is done, not some time after.
     let status = stage.users.webhooks().get("alarms").await?.status;
     let all = status.context("no status")?.conditions;
@@ -147,8 +126,7 @@ async fn helm_waits_for_ready_ends_at_once_when_stalled_and_uninstalls_only_what
 
     let began = Instant::now();
     let refused = [webhook("refused", "no.such_event")];
-    let said = helm
-        .install("refused", &refused, PATIENT)
+    let said = install(&stage, "refused", &refused, PATIENT)
         .await?
         .refused()?;
     assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
@@ -176,7 +154,7 @@ async fn helm_waits_for_ready_ends_at_once_when_stalled_and_uninstalls_only_what
     let url = stage.derived_url("alarms")?;
     stage.chekt.webhook_at(&url, SOON).await?;
     let uninstall = ["uninstall", "good", "--wait", "--timeout", IMPATIENT];
-    let said = helm.run(&uninstall).await?.refused()?;
+    let said = run(&stage, &uninstall).await?.refused()?;
     assert!(
         said.contains("Terminating") || said.contains("alarms"),
         "{said}"
@@ -197,7 +175,7 @@ async fn helm_waits_for_ready_ends_at_once_when_stalled_and_uninstalls_only_what
     let mut busy = webhook("busy", "site.armed");
     busy["spec"]["accountRef"] = json!({"name": "other"});
     let busy = [secret, other, busy];
-    let said = helm.install("busy", &busy, IMPATIENT).await?.refused()?;
+    let said = install(&stage, "busy", &busy, IMPATIENT).await?.refused()?;
     assert!(
         said.contains("InProgress") && said.contains("429"),
         "{said}"
