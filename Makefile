@@ -6,7 +6,7 @@ CARGO ?= cargo
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kill-test crash-matrix ambiguity-matrix twin bench bench-controller peers generate chart-check fuzz lint ci control-plane
+.PHONY: help demo test kill-test crash-matrix ambiguity-matrix twin bench bench-controller peers generate chart-check fuzz lint ci control-plane image image-check
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -90,3 +90,10 @@ lint: ## Format, clippy and, where cargo-deny is installed, the dependency polic
 
 ci: ## What has to pass before a change goes in
 	.ci/run
+
+# What ships. With a target of its own (static, x86_64 or aarch64) the build shares nothing with development builds.
+image: ## Makes target/image/chekt-operator.oci.tar without an engine, and the static binary beside it; ARCH=arm64
+	@packaging/image.sh
+
+image-check: image ## Looks into the image, runs it, and makes it again in another folder to compare; TWICE=0 does not
+	@packaging/image-check.sh

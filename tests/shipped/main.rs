@@ -16,6 +16,7 @@ mod flags;
 mod flux;
 mod health;
 mod helm;
+mod image;
 mod install;
 mod private_ca;
 mod readers;
