@@ -226,8 +226,8 @@ impl Collector for Take {
             let Some(samples) = sheet.0.get(metric.name) else {
                 continue;
             };
-            let kind = MetricType::Gauge;
-            let mut told = encoder.encode_descriptor(metric.name, metric.help, None, kind)?;
+            let (kind, help) = (MetricType::Gauge, format!("{}.", metric.help));
+            let mut told = encoder.encode_descriptor(metric.name, &help, None, kind)?;
             for (values, sample) in samples {
                 let labels: Vec<(&str, &str)> = metric
                     .labels
@@ -235,7 +235,11 @@ impl Collector for Take {
                     .zip(values)
                     .map(|((name, _), value)| (*name, value.as_str()))
                     .collect();
-                told.encode_family(&labels)?.encode_gauge(sample)?;
+                if labels.is_empty() {
+                    told.encode_gauge(sample)?;
+                } else {
+                    told.encode_family(&labels)?.encode_gauge(sample)?;
+                }
             }
         }
         Ok(())

@@ -7,12 +7,10 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
 use super::metrics::{Row, Table};
+use super::version;
 
 const NAME: &str = "chekt_build_info";
 const HELP: &str = "1, with the build that runs";
-
-/// The version as Cargo has it.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Enters the build into a table.
 pub fn register(table: &mut Table) {
@@ -21,7 +19,13 @@ pub fn register(table: &mut Table) {
         kind: "gauge".to_owned(),
         help: HELP,
         labels: Vec::new(),
-        names: &[("version", "such as 0.1.0")],
+        names: &[
+            ("version", "such as `0.1.0`"),
+            (
+                "commit",
+                "the first digits of the commit; `unknown` for a development build",
+            ),
+        ],
     };
     table.collect([row], Build);
 }
@@ -31,8 +35,13 @@ struct Build;
 
 impl Collector for Build {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let mut metric = encoder.encode_descriptor(NAME, HELP, None, MetricType::Gauge)?;
-        let labels = [("version", VERSION)];
+        let help = format!("{HELP}.");
+        let mut metric = encoder.encode_descriptor(NAME, &help, None, MetricType::Gauge)?;
+        let build = version::this();
+        let labels = [
+            ("version", build.version),
+            ("commit", build.commit_or_unknown()),
+        ];
         metric.encode_family(&labels)?.encode_gauge(&1_i64)
     }
 }

@@ -112,7 +112,8 @@ impl Collector for Process {
             } else {
                 MetricType::Gauge
             };
-            let mut metric = encoder.encode_descriptor(figure.name, figure.help, None, kind)?;
+            let help = format!("{}.", figure.help);
+            let mut metric = encoder.encode_descriptor(figure.name, &help, None, kind)?;
             if figure.counts {
                 metric.encode_counter(&value, None::<&Exemplar<[(&str, &str); 0], f64>>)?;
             } else {
