@@ -72,8 +72,8 @@ async fn from_the_first_installation_to_the_last_no_alarm_is_lost_and_no_webhook
     let shipped = Shipped {
         helm: Helm::on(&node).await?,
         users: Cluster::named(node.plane(), "house").await?,
-        chekt: SandboxClient::new(node.relay(node.port(SANDBOX_PORT))?)?,
-        deliveries: node.relay(node.port(DELIVERIES_PORT))?,
+        chekt: SandboxClient::new(node.relay(Node::port(SANDBOX_PORT))?)?,
+        deliveries: node.relay(Node::port(DELIVERIES_PORT))?,
         node,
         begun,
     };

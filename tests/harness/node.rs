@@ -129,7 +129,7 @@ impl Node {
     }
 
     /// The address of a port of the node itself in its own network, such as a `NodePort`.
-    pub fn port(&self, port: u16) -> SocketAddr {
+    pub fn port(port: u16) -> SocketAddr {
         SocketAddr::from((ADDRESS, port))
     }
 

@@ -137,11 +137,11 @@ fn debian() -> anyhow::Result<PathBuf> {
 
 fn run(command: &mut Command) -> anyhow::Result<()> {
     let output = command.stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("cannot run {:?}", command.get_program()))?;
+    let program = Path::new(command.get_program()).display();
+    let output = output.with_context(|| format!("cannot run {program}"))?;
     anyhow::ensure!(
         output.status.success(),
-        "{:?}: {}: {}",
-        command.get_program(),
+        "{program}: {}: {}",
         output.status,
         String::from_utf8_lossy(&output.stderr).trim()
     );

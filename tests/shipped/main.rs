@@ -9,8 +9,10 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod alerts;
 mod argocd;
 mod chart;
+mod dashboard;
 mod definitions;
 mod flags;
 mod flux;
@@ -19,16 +21,12 @@ mod helm;
 mod image;
 mod install;
 mod private_ca;
-mod readers;
 mod privilege;
+mod promql;
+mod readers;
 mod receiver_token;
 mod scene;
 mod schemas;
-mod readers;
-mod alerts;
-mod dashboard;
-mod health;
-mod promql;
 mod tools;
 mod values;
 mod waiting;
