@@ -183,6 +183,8 @@ fn what_is_not_there_is_found() {
         None
     );
     assert!(ours("helm install chekt-operator charts/chekt-operator").is_none());
+    assert!(said("kubectl chekt verify NAMESPACE/NAME --no-tests").is_some());
+    assert_eq!(said("kubectl chekt verify NAMESPACE/NAME --no-test"), None);
     let text = "a `b` c\n\n    d \\\n      e     # f\n\n```yaml\ng: 1\n---\nh: 2\n```\n```console\n$ x <<'EOF'\ni: 3\nEOF\n```\n";
     assert_eq!(code(text)[..2], ["b", "d e"]);
     assert_eq!(blocks(text).len(), 3);
@@ -280,11 +282,15 @@ fn ours(line: &str) -> Option<Vec<&str>> {
         Some(dashes) => dashes + 1,
         None => 0,
     };
-    let (name, rest) = words.get(at..)?.split_first()?;
-    let runs = is_ours(name)
-        && rest
-            .first()
-            .is_some_and(|w| w.starts_with(char::is_lowercase));
+    let rest = match words.get(at..)? {
+        // What the plugin knows, the program knows too.
+        ["kubectl", "chekt", rest @ ..] => rest,
+        [name, rest @ ..] if is_ours(name) => rest,
+        _ => return None,
+    };
+    let runs = rest
+        .first()
+        .is_some_and(|w| w.starts_with(char::is_lowercase));
     runs.then(|| rest.to_vec())
 }
 
