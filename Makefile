@@ -6,7 +6,7 @@ CARGO ?= cargo
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kill-test crash-matrix ambiguity-matrix twin bench bench-controller peers generate chart-check fuzz lint ci control-plane image image-check
+.PHONY: help demo test kill-test crash-matrix ambiguity-matrix twin bench bench-controller peers generate chart-check fuzz lint ci control-plane e2e image image-check
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,12 @@ control-plane: ## Builds etcd, kube-apiserver, kube-controller-manager, kubectl 
 
 test: control-plane ## Runs every test, against a real API server
 	$(CARGO) test --locked
+
+# First whether this machine can: it takes root on Linux, and says in one sentence what it lacks.
+e2e: control-plane ## Installs image and chart on a real Kubernetes node made here, upgrades, kills and removes them
+	@$(CARGO) run --locked --quiet --example control-plane -- node
+	@$(MAKE) --no-print-directory image
+	$(CARGO) test --locked --test e2e -- --test-threads 1 --nocapture
 
 # The short form, ten kills, is a test like the others; SEED repeats the moments of an earlier run.
 kill-test: control-plane ## Kills the receiver under load a hundred times and prints the table; KILLS=n, SEED=n
