@@ -664,15 +664,30 @@ impl Shipped {
 
     /// For a failure: what a person would look at first.
     async fn say_what_there_is(&self) {
-        let recent = ["--tail=25", "--prefix", "--all-containers"];
-        let operator = "app.kubernetes.io/component=operator";
-        for args in [
-            vec!["get", "pods", "--all-namespaces", "-o", "wide"],
-            vec!["get", "chektwebhooks", "--all-namespaces", "-o", "wide"],
-            vec!["events"],
-            [&["logs", "-l", operator], &recent[..]].concat(),
+        let everywhere = ["--all-namespaces", "-o", "wide"];
+        let operator = [
+            "logs",
+            "-l",
+            "app.kubernetes.io/component=operator",
+            "--prefix",
+        ];
+        // One container at a time: one that has not started yet keeps kubectl from showing the others.
+        for (namespace, args) in [
+            (NAMESPACE, [&["get", "pods"], &everywhere[..]].concat()),
+            (NAMESPACE, [&["get", "chekt"], &everywhere[..]].concat()),
+            (NAMESPACE, vec!["events"]),
+            (
+                NAMESPACE,
+                [&operator[..], &["-c", "receiver", "--tail=25"]].concat(),
+            ),
+            (
+                NAMESPACE,
+                [&operator[..], &["-c", "controller", "--tail=25"]].concat(),
+            ),
+            ("chekt", vec!["logs", "sandbox", "--tail=25"]),
         ] {
-            match self.within(NAMESPACE).kubectl(&args).await {
+            let within = self.within(namespace);
+            match within.kubectl(&args).await {
                 Ok(said) => say(&format!(
                     "--- kubectl {args:?}\n{}{}",
                     said.stdout, said.stderr

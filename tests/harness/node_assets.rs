@@ -108,11 +108,14 @@ fn debian() -> anyhow::Result<PathBuf> {
         let lists = dir.join("apt/lists");
         fs::create_dir_all(lists.join("partial"))?;
         fs::create_dir_all(dir.join("apt/archives/partial"))?;
-        let reached = run(apt(&lists).arg("update"))
+        // Else it is content with lists that it could not fetch.
+        let reached = run(apt(&lists).args(["update", "-oAPT::Update::Error-Mode=any"]))
             .and_then(|()| run(apt(&lists).arg("download").args(PACKAGES)));
         reached.map_err(|error| {
+            let error = format!("{error:#}");
+            let first = error.lines().next().unwrap_or_default();
             Unfit(format!(
-                "apt cannot fetch {} and its like: {error:#}",
+                "apt cannot fetch {} and its like: {first}",
                 PACKAGES[0]
             ))
         })?;
