@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use chekt_operator::cli::Cli;
-use clap::{ArgAction, Command, CommandFactory};
+use clap::{ArgAction, Command, CommandFactory, Parser as _};
 use serde_json::{Value, json};
 
 use crate::helm;
@@ -265,6 +265,60 @@ fn the_defaults_of_the_values_are_those_of_the_program() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn the_program_takes_what_every_value_file_makes_of_its_flags_and_variables() -> anyhow::Result<()>
+{
+    let mut seen = BTreeMap::new();
+    for file in helm::value_files()? {
+        let objects = helm::objects(&helm::render("ops", &file)?)?;
+        let workloads = objects.iter().filter(|o| !o["spec"]["template"].is_null());
+        for (workload, name) in workloads.flat_map(|w| PROCESSES.map(|name| (w, name))) {
+            let Ok(container) = helm::container(workload, name) else {
+                continue;
+            };
+            *seen.entry(name).or_insert(0) += 1;
+            let args = started_with(workload, name)?;
+            let flags = args
+                .iter()
+                .filter(|a| !a.ends_with('=') || a.starts_with('-'));
+            let parsed = Cli::try_parse_from(
+                std::iter::once("chekt-operator").chain(flags.map(String::as_str)),
+            );
+            assert!(
+                parsed.is_ok(),
+                "{}: {name}: {}",
+                file.display(),
+                parsed.err().map_or_else(String::new, |e| e.to_string())
+            );
+            let known = variables(name)?;
+            for variable in container["env"].as_array().into_iter().flatten() {
+                let variable = variable["name"].as_str().unwrap_or_default();
+                assert!(
+                    !variable.starts_with("CHEKT_") || known.iter().any(|k| k == variable),
+                    "{}: the {name} knows no {variable}",
+                    file.display()
+                );
+            }
+        }
+    }
+    assert_eq!(seen.len(), PROCESSES.len(), "{seen:?}");
+    Ok(())
+}
+
+/// The containers that run our program, each named as its subcommand.
+const PROCESSES: [&str; 3] = ["controller", "receiver", "sandbox"];
+
+/// The variables that a process reads.
+fn variables(process: &str) -> anyhow::Result<Vec<String>> {
+    let root = Cli::command();
+    let command = root.find_subcommand(process);
+    let command = command.ok_or_else(|| anyhow::anyhow!("no subcommand {process}"))?;
+    let all = root.get_arguments().chain(command.get_arguments());
+    Ok(all
+        .filter_map(|a| Some(a.get_env()?.to_string_lossy().into_owned()))
+        .collect())
 }
 
 fn can_be_set(process: &str, rows: Vec<Row>) -> anyhow::Result<()> {
