@@ -64,6 +64,10 @@ What a schema cannot say, or not in words that help: how values fit together. Ea
 {{- fail "\n\nhttpRoute.parentRefs is not set: name your Gateway, for example\n\n    httpRoute:\n      enabled: true\n      parentRefs: [{name: public, namespace: gateways}]\n" -}}
 {{- end -}}
 
+{{- if and $v.metrics.serviceMonitor.enabled $v.metrics.podMonitor.enabled -}}
+{{- fail "\n\nmetrics.serviceMonitor.enabled and metrics.podMonitor.enabled are both true, so every metric would be there twice: set one of them to false.\n" -}}
+{{- end -}}
+
 {{- range $key := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" -}}
 {{- if or (hasKey $v.commonLabels $key) (hasKey $v.podLabels $key) -}}
 {{- fail (printf "\n\nThe label %s is what Service and Deployment find the Pods by: leave it out of commonLabels and podLabels. nameOverride changes app.kubernetes.io/name.\n" $key) -}}
