@@ -18,6 +18,7 @@ mod flags;
 mod flux;
 mod health;
 mod helm;
+mod helm_test;
 mod image;
 mod install;
 mod private_ca;
