@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::harness::tools;
+use crate::helm;
 
 /// The rules, as plain Prometheus reads them.
 pub const RULES: &str = "charts/chekt-operator/alerts/chekt-operator.yaml";
@@ -47,10 +48,6 @@ struct Silent {
     at: String,
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 /// Every rule of a document, in order.
 ///
 /// # Errors
@@ -67,7 +64,7 @@ pub fn rules(document: &Value) -> anyhow::Result<Vec<Value>> {
 /// When they cannot be read.
 pub fn shipped() -> anyhow::Result<Value> {
     Ok(serde_yaml::from_str(&std::fs::read_to_string(
-        root().join(RULES),
+        helm::root().join(RULES),
     )?)?)
 }
 
@@ -80,16 +77,10 @@ fn name(rule: &Value) -> &str {
 /// # Errors
 /// When it finds a fault, with what it says.
 pub fn promtool(args: &[&str], file: &Path) -> anyhow::Result<()> {
-    let said = Command::new(tools::PROMTOOL.path()?)
-        .args(args)
-        .arg(file)
-        .output()?;
-    anyhow::ensure!(
-        said.status.success(),
-        "promtool {args:?}:\n{}{}",
-        String::from_utf8_lossy(&said.stdout),
-        String::from_utf8_lossy(&said.stderr)
-    );
+    let mut promtool = Command::new(tools::PROMTOOL.path()?);
+    let output = helm::run(promtool.args(args).arg(file), "")?;
+    let said = helm::said(&output);
+    anyhow::ensure!(output.status.success(), "promtool {args:?}:\n{said}");
     Ok(())
 }
 
@@ -99,23 +90,14 @@ pub fn promtool(args: &[&str], file: &Path) -> anyhow::Result<()> {
 /// When Helm cannot be run.
 pub fn rendered(template: &str, more: &[&str]) -> anyhow::Result<Result<Value, String>> {
     let template = format!("templates/monitoring/{template}.yaml");
-    let said = Command::new(tools::HELM.path()?)
-        .args([
-            "template",
-            "chekt",
-            "charts/chekt-operator",
-            "-n",
-            "chekt-system",
-        ])
-        .args(LEAST)
-        .args(["--show-only", &template])
-        .args(more)
-        .current_dir(root())
-        .output()?;
-    if said.status.success() {
-        Ok(Ok(serde_yaml::from_slice(&said.stdout)?))
+    let chart = helm::chart().to_string_lossy().into_owned();
+    let mut args = vec!["template", helm::RELEASE, &chart, "--show-only", &template];
+    args.extend(LEAST.iter().chain(more));
+    let output = helm::helm(&args, "")?;
+    if output.status.success() {
+        Ok(Ok(serde_yaml::from_slice(&output.stdout)?))
     } else {
-        Ok(Err(String::from_utf8_lossy(&said.stderr).into_owned()))
+        Ok(Err(helm::said(&output)))
     }
 }
 
@@ -125,7 +107,7 @@ const SWITCHED_ON: [&str; 2] = ["--set", "metrics.prometheusRule.enabled=true"];
 fn prometheus_takes_the_rules() -> anyhow::Result<()> {
     promtool(
         &["check", "rules", "--lint=all", "--lint-fatal"],
-        &root().join(RULES),
+        &helm::root().join(RULES),
     )
 }
 
@@ -133,7 +115,8 @@ fn prometheus_takes_the_rules() -> anyhow::Result<()> {
 fn each_alert_fires_when_it_should_says_what_is_wrong_and_is_silent_otherwise() -> anyhow::Result<()>
 {
     let rules = rules(&shipped()?)?;
-    let cases: Vec<Case> = serde_yaml::from_str(&std::fs::read_to_string(root().join(CASES))?)?;
+    let cases: Vec<Case> =
+        serde_yaml::from_str(&std::fs::read_to_string(helm::root().join(CASES))?)?;
     let tried: Vec<&str> = cases.iter().map(|case| case.alert.as_str()).collect();
     let all: Vec<&str> = rules.iter().map(name).collect();
     assert_eq!(
@@ -154,23 +137,23 @@ fn each_alert_fires_when_it_should_says_what_is_wrong_and_is_silent_otherwise() 
             let mut annotations = rule["annotations"].clone();
             annotations["description"] = json!(fires.says);
             let expected = json!([{"exp_labels": labels, "exp_annotations": annotations}]);
-            tests.push(unit(&case.alert, &fires.series, &fires.at, expected));
+            tests.push(unit(&case.alert, &fires.series, &fires.at, &expected));
         }
         for silent in &case.silent {
-            tests.push(unit(&case.alert, &silent.series, &silent.at, json!([])));
+            tests.push(unit(&case.alert, &silent.series, &silent.at, &json!([])));
         }
     }
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("tests.yaml");
     let suite = json!({
-        "rule_files": [root().join(RULES)], "evaluation_interval": "1m", "tests": tests,
+        "rule_files": [helm::root().join(RULES)], "evaluation_interval": "1m", "tests": tests,
     });
     std::fs::write(&file, serde_yaml::to_string(&suite)?)?;
     promtool(&["test", "rules"], &file)
 }
 
 /// One test of promtool: these series, a value a minute, and what the alert says of them.
-fn unit(alert: &str, series: &BTreeMap<String, Value>, at: &str, expected: Value) -> Value {
+fn unit(alert: &str, series: &BTreeMap<String, Value>, at: &str, expected: &Value) -> Value {
     let series: Vec<Value> = series
         .iter()
         .map(|(series, values)| {
@@ -208,7 +191,8 @@ fn each_alert_says_how_bad_it_is_and_has_a_page_and_each_page_has_its_alert() ->
         }
         let page = format!("{PAGES}/{alert}.md");
         assert_eq!(rule["annotations"]["runbook_url"], json!(page));
-        let text = std::fs::read_to_string(root().join(&page)).with_context(|| page.clone())?;
+        let text =
+            std::fs::read_to_string(helm::root().join(&page)).with_context(|| page.clone())?;
         let headings = [
             &format!("# {alert}"),
             "## Meaning",
@@ -218,10 +202,10 @@ fn each_alert_says_how_bad_it_is_and_has_a_page_and_each_page_has_its_alert() ->
         ];
         let found: Vec<&str> = text.lines().filter(|line| line.starts_with('#')).collect();
         assert_eq!(found, headings, "{page}");
-        pages.insert(root().join(page));
+        pages.insert(helm::root().join(page));
     }
     // Not of an alert, but of all of them.
-    let index = root().join(PAGES).join("README.md");
+    let index = helm::root().join(PAGES).join("README.md");
     let listed = std::fs::read_to_string(&index)?;
     for page in &pages {
         let name = page.file_name().unwrap_or_default().to_string_lossy();
@@ -231,7 +215,7 @@ fn each_alert_says_how_bad_it_is_and_has_a_page_and_each_page_has_its_alert() ->
         );
     }
     pages.insert(index);
-    let held: BTreeSet<PathBuf> = std::fs::read_dir(root().join(PAGES))?
+    let held: BTreeSet<PathBuf> = std::fs::read_dir(helm::root().join(PAGES))?
         .map(|entry| Ok(entry?.path()))
         .collect::<std::io::Result<_>>()?;
     assert_eq!(held, pages);
@@ -240,7 +224,7 @@ fn each_alert_says_how_bad_it_is_and_has_a_page_and_each_page_has_its_alert() ->
 
 #[test]
 fn the_page_about_watching_tells_of_each_alert() -> anyhow::Result<()> {
-    let page = std::fs::read_to_string(root().join("docs/howto/monitoring.md"))?;
+    let page = std::fs::read_to_string(helm::root().join("docs/howto/monitoring.md"))?;
     for rule in rules(&shipped()?)? {
         let alert = name(&rule);
         let severity = rule["labels"]["severity"].as_str().unwrap_or_default();

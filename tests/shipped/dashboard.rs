@@ -2,8 +2,7 @@
 //! a label that a query names is in the `/metrics` of a real controller and a real receiver.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,9 +11,8 @@ use chekt_operator::resources::conditions::{ACTIVE, READY, SYNCED, VERIFIED};
 use chekt_operator::resources::reasons::Reason;
 use serde_json::{Value, json};
 
-use crate::alerts;
 use crate::harness::{Stage, StageOptions, eventually, tools};
-use crate::promql;
+use crate::{alerts, helm, promql};
 
 /// The dashboard.
 const DASHBOARD: &str = "charts/chekt-operator/dashboards/chekt-operator.json";
@@ -30,7 +28,7 @@ const SOON: Duration = Duration::from_secs(40);
 type Shown = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 fn dashboard() -> anyhow::Result<Value> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(DASHBOARD);
+    let file = helm::root().join(DASHBOARD);
     Ok(serde_json::from_str(&std::fs::read_to_string(file)?)?)
 }
 
@@ -90,22 +88,12 @@ fn read(metrics: &str, shown: &mut Shown) {
 
 /// `promtool check metrics` over what a process shows.
 fn check(metrics: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
-
-    let mut promtool = Command::new(tools::PROMTOOL.path()?)
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut input = promtool.stdin.take().context("no input")?;
-    input.write_all(metrics.as_bytes())?;
-    drop(input);
-    let said = promtool.wait_with_output()?;
-    let words = String::from_utf8_lossy(&said.stderr) + String::from_utf8_lossy(&said.stdout);
+    let mut promtool = Command::new(tools::PROMTOOL.path()?);
+    let output = helm::run(promtool.args(["check", "metrics"]), metrics)?;
+    let said = helm::said(&output);
     anyhow::ensure!(
-        said.status.success() && words.trim().is_empty(),
-        "promtool: {words}"
+        output.status.success() && said.trim().is_empty(),
+        "promtool: {said}"
     );
     Ok(())
 }
