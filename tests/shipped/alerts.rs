@@ -337,13 +337,5 @@ fn a_monitor_scrapes_both_processes_and_leaves_the_labels_of_webhooks_alone() ->
     for (label, value) in selects.unwrap_or_default() {
         assert_eq!(service["metadata"]["labels"][&label], value, "{label}");
     }
-    let both = [
-        "--set",
-        "metrics.podMonitor.enabled=true",
-        switch[0],
-        switch[1],
-    ];
-    let refused = rendered("podmonitor", &both)?.expect_err("both");
-    assert!(refused.contains("counted twice"), "{refused}");
     Ok(())
 }
