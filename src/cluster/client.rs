@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use data_encoding::BASE64;
 use http::Uri;
+use hyper_util::client::proxy::matcher::Matcher;
 use kube::client::ClientBuilder;
 use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
@@ -96,7 +97,21 @@ pub async fn connect_and_trust() -> anyhow::Result<(Client, Vec<u8>)> {
 pub(super) fn ours(mut config: Config) -> Config {
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT);
+    if goes_past_the_proxy(&config) {
+        config.proxy_url = None;
+    }
     config
+}
+
+/// Whether a proxy that the environment names is not meant for this API server: kube asks `NO_PROXY` about the proxy's own
+/// address. One that the kubeconfig names is meant, and in a Pod there is none.
+fn goes_past_the_proxy(config: &Config) -> bool {
+    let variables = ["HTTPS_PROXY", "https_proxy"];
+    let mut set = variables.iter().filter_map(|v| std::env::var(v).ok());
+    let named = set.find_map(|url| url.parse::<Uri>().ok());
+    named.is_some()
+        && named == config.proxy_url
+        && Matcher::from_env().intercept(&config.cluster_url).is_none()
 }
 
 pub(super) async fn config() -> anyhow::Result<Config> {

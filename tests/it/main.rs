@@ -39,6 +39,7 @@ mod plan_command;
 mod plugin;
 mod processes;
 mod promises;
+mod proxies;
 mod publishing;
 mod quiet;
 mod receiver;
