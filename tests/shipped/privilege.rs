@@ -15,10 +15,10 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::discovery::ApiResource;
 use kube::{Api, ResourceExt};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, ControlPlane, Process, eventually, tools};
+use crate::harness::{Cluster, ControlPlane, Process, eventually};
+use crate::helm;
 use crate::scene::{SOON, Scene, metric};
 
 /// Whose right it is.
@@ -214,31 +214,22 @@ struct Chart {
     receiver: String,
 }
 
-/// Has helm render what is below `rbac/`.
-async fn render(namespace: &str, values: &[String]) -> anyhow::Result<Chart> {
-    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/chekt-operator");
-    let mut command =
-        tokio::process::Command::new(tokio::task::spawn_blocking(|| tools::HELM.path()).await??);
-    command.args(["template", "chekt"]).arg(chart);
-    command.args([
-        "--namespace",
-        namespace,
-        "--set",
-        "publicUrl=https://alarms.example.com",
-    ]);
-    for template in ["roles", "aggregate", "serviceaccounts"] {
-        command.args(["--show-only", &format!("templates/rbac/{template}.yaml")]);
-    }
-    for value in values {
-        command.args(["--set", value]);
-    }
-    let output = command.output().await?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    anyhow::ensure!(output.status.success(), "{said}");
-    let manifests = String::from_utf8(output.stdout)?;
-    let objects = serde_yaml::Deserializer::from_str(&manifests)
-        .map(Value::deserialize)
-        .collect::<Result<Vec<_>, _>>()?;
+/// What of the chart is about rights.
+const KINDS: [&str; 5] = [
+    "ServiceAccount",
+    "Role",
+    "RoleBinding",
+    "ClusterRole",
+    "ClusterRoleBinding",
+];
+
+/// Renders the chart, and takes the rights out of it.
+async fn render(namespace: &str, values: &Value) -> anyhow::Result<Chart> {
+    let (release, mut values) = (namespace.to_owned(), values.clone());
+    values["publicUrl"] = json!("https://alarms.example.com");
+    let rendering = tokio::task::spawn_blocking(move || helm::render_with(&release, &values));
+    let mut objects = helm::objects(&rendering.await??)?;
+    objects.retain(|object| KINDS.iter().any(|kind| object["kind"] == *kind));
     let text = |object: &Value, path: &str| {
         object
             .pointer(path)
@@ -320,7 +311,7 @@ async fn render(namespace: &str, values: &[String]) -> anyhow::Result<Chart> {
 }
 
 /// Applies the roles and accounts of the chart.
-async fn install(scene: &Scene, values: &[String]) -> anyhow::Result<Chart> {
+async fn install(scene: &Scene, values: &Value) -> anyhow::Result<Chart> {
     let chart = render(&scene.operator.namespace, values).await?;
     let (users, rest): (Vec<_>, Vec<_>) = chart
         .objects
@@ -347,7 +338,7 @@ struct Lane {
 
 impl Lane {
     /// Starts it and sees everything work: made, verified, an alarm.
-    async fn start(scene: Scene, values: &[String], flags: &[&str]) -> anyhow::Result<Lane> {
+    async fn start(scene: Scene, values: &Value, flags: &[&str]) -> anyhow::Result<Lane> {
         let chart = install(&scene, values).await?;
         let credentials = scene.dir.join("credentials");
         std::fs::create_dir(&credentials)?;
@@ -540,7 +531,7 @@ impl Lane {
                     .await?;
                 self.restart(row.who).await
             }
-            Act::Make => self.make(name).await,
+            Act::Make | Act::Account => self.make(name).await,
             Act::ChangeTwice => {
                 change(json!(["site.armed", "site.disarmed"])).await?;
                 self.is_ready(name).await?;
@@ -574,7 +565,6 @@ impl Lane {
                     .ok()?;
                 Ok(())
             }
-            Act::Account => self.make(name).await,
             Act::Alarm => {
                 let alarm = self.next_alarm();
                 self.scene.alarm(&alarm).await
@@ -795,21 +785,21 @@ async fn run(mut lane: Lane, mine: impl Fn(usize, &Row) -> bool) -> anyhow::Resu
 async fn lane(idea: &str, mine: impl Fn(usize, &Row) -> bool) -> anyhow::Result<()> {
     let scene = Scene::new(idea).await?;
     let watched = watched(&scene);
-    run(Lane::start(scene, &[watched], &[]).await?, mine).await
+    run(Lane::start(scene, &watched, &[]).await?, mine).await
 }
 
 /// An operator that looks after everything, by ClusterRoles.
 async fn cluster_lane() -> anyhow::Result<()> {
     let plane: &'static ControlPlane = Box::leak(Box::new(ControlPlane::start().await?));
     let scene = Scene::alone(plane, "rights-cluster").await?;
-    let lane = Lane::start(scene, &[], &[]).await?;
+    let lane = Lane::start(scene, &json!({}), &[]).await?;
     run(lane, |_, row| row.place == Place::Cluster).await?;
     plane.stop();
     Ok(())
 }
 
-fn watched(scene: &Scene) -> String {
-    format!("watchNamespaces={{{}}}", scene.users.namespace)
+fn watched(scene: &Scene) -> Value {
+    json!({"watchNamespaces": [scene.users.namespace]})
 }
 
 #[tokio::test]
@@ -831,7 +821,7 @@ async fn with_the_roles_of_the_chart_everything_works_and_without_any_verb_what_
 #[tokio::test]
 async fn every_right_of_the_chart_has_its_row_and_every_row_its_right() -> anyhow::Result<()> {
     let mut everything = BTreeSet::new();
-    for values in [vec![], vec!["watchNamespaces={team}".to_owned()]] {
+    for values in [json!({}), json!({"watchNamespaces": ["team"]})] {
         let chart = render("operator", &values).await?;
         for atom in chart.roles.iter().flat_map(|role| &role.atoms) {
             let rows = ROWS.iter().filter(|row| atom.is(row)).count();
@@ -854,7 +844,7 @@ async fn every_right_of_the_chart_has_its_row_and_every_row_its_right() -> anyho
 #[tokio::test]
 async fn whoever_has_the_receivers_token_can_do_little_with_it() -> anyhow::Result<()> {
     let scene = Scene::new("lesser-rights").await?;
-    let chart = install(&scene, &[watched(&scene)]).await?;
+    let chart = install(&scene, &watched(&scene)).await?;
     let token = scene.identity(&chart.receiver).await?;
     let token = token.display().to_string();
     let may = async |cluster: &Cluster, what: &str| -> anyhow::Result<bool> {
@@ -908,7 +898,7 @@ async fn whoever_has_the_receivers_token_can_do_little_with_it() -> anyhow::Resu
 #[tokio::test]
 async fn view_edit_and_admin_include_our_kinds_and_no_secret_goes_along() -> anyhow::Result<()> {
     let scene = Scene::new("aggregate").await?;
-    install(&scene, &[watched(&scene)]).await?;
+    install(&scene, &watched(&scene)).await?;
     let users = &scene.users;
     for role in ["view", "edit", "admin"] {
         let (role, user) = (format!("--clusterrole={role}"), format!("--user={role}"));
@@ -946,10 +936,8 @@ async fn view_edit_and_admin_include_our_kinds_and_no_secret_goes_along() -> any
 #[tokio::test]
 async fn a_controller_may_be_held_to_secrets_of_some_names() -> anyhow::Result<()> {
     let scene = Scene::new("named-secrets").await?;
-    let values = [
-        watched(&scene),
-        "rbac.secretNames={default-token,elsewhere}".to_owned(),
-    ];
+    let mut values = watched(&scene);
+    values["rbac"] = json!({"secretNames": ["default-token", "elsewhere"]});
     let flags = [
         "--secret-name",
         "default-token",
