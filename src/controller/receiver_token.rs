@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::ReceiverCredentials;
@@ -22,12 +23,17 @@ const NAP: Duration = Duration::from_secs(10);
 
 /// Looks after the receiver's credentials.
 pub struct Keeper {
-    directory: Directory,
-    wanted: ReceiverCredentials,
-    namespace: String,
+    handing: Handing,
     metrics: Metrics,
     /// Opens with the first token: until then the receiver cannot work.
     gate: Gate,
+}
+
+/// Whose tokens are fetched, and where they are left.
+struct Handing {
+    directory: Directory,
+    wanted: ReceiverCredentials,
+    namespace: String,
 }
 
 impl Keeper {
@@ -48,9 +54,11 @@ impl Keeper {
             path.display()
         );
         Ok(Keeper {
-            directory: Directory::new(path),
-            wanted,
-            namespace,
+            handing: Handing {
+                directory: Directory::new(path),
+                wanted,
+                namespace,
+            },
             metrics,
             gate,
         })
@@ -58,52 +66,16 @@ impl Keeper {
 
     /// Keeps the credentials fresh. It does not end.
     pub async fn run(self) -> Infallible {
-        let mut renewal = Renewal::first();
-        // What was logged last, so that a thing that lasts is told once.
-        let mut told = None;
-        let mut handed = false;
-        loop {
-            let wait = renewal.wait(since_boot());
-            if !wait.is_zero() {
-                tokio::time::sleep(wait.min(NAP)).await;
-                continue;
-            }
-            let asked = since_boot();
-            match self.hand_over().await {
-                Ok(issued) => {
-                    let failures = renewal.succeeded(asked, issued.life, dice());
-                    self.metrics.receiver_token(Some(issued.ends));
-                    self.gate.open();
-                    handed = true;
-                    let seconds = issued.life.as_secs();
-                    if told.take().is_some() {
-                        tracing::info!(failures, seconds, "the receiver has a token again");
-                    } else {
-                        tracing::debug!(seconds, "the receiver has a new token");
-                    }
-                }
-                Err(error) => {
-                    renewal.failed(since_boot(), dice());
-                    self.metrics.receiver_token(None);
-                    let why = format!("{error:#}");
-                    // Later it stays open: whoever shares our Pod is not helped by our trouble.
-                    if !handed {
-                        self.gate.close(&why);
-                    }
-                    if told.as_ref() != Some(&why) {
-                        let service_account = &self.wanted.service_account;
-                        tracing::warn!(
-                            service_account,
-                            why,
-                            "the receiver cannot be given a token; trying again"
-                        );
-                        told = Some(why);
-                    }
-                }
-            }
-        }
+        let handing = Arc::new(self.handing);
+        let hand_over = move || {
+            let handing = Arc::clone(&handing);
+            async move { handing.hand_over().await }
+        };
+        keep(since_boot, self.metrics, self.gate, hand_over).await
     }
+}
 
+impl Handing {
     /// Fetches a token and leaves it in the directory. The client is made anew each time, since the certificates that the
     /// API server is trusted by may be others by then.
     async fn hand_over(&self) -> anyhow::Result<Issued> {
@@ -121,11 +93,125 @@ impl Keeper {
     }
 }
 
+/// Hands a token over whenever one is due.
+async fn keep<F>(
+    clock: impl Fn() -> Duration,
+    metrics: Metrics,
+    gate: Gate,
+    hand_over: impl Fn() -> F,
+) -> Infallible
+where
+    F: Future<Output = anyhow::Result<Issued>>,
+{
+    let mut renewal = Renewal::first();
+    // What was logged last, so that a thing that lasts is told once.
+    let mut told = None;
+    let mut handed = false;
+    loop {
+        let wait = renewal.wait(clock());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait.min(NAP)).await;
+            continue;
+        }
+        let asked = clock();
+        match hand_over().await {
+            Ok(issued) => {
+                let failures = renewal.succeeded(asked, issued.life, dice());
+                metrics.receiver_token(Some(issued.ends));
+                gate.open();
+                handed = true;
+                let seconds = issued.life.as_secs();
+                if told.take().is_some() {
+                    tracing::info!(failures, seconds, "the receiver has a token again");
+                } else {
+                    tracing::debug!(seconds, "the receiver has a new token");
+                }
+            }
+            Err(error) => {
+                renewal.failed(clock(), dice());
+                metrics.receiver_token(None);
+                let why = format!("{error:#}");
+                // Later it stays open: whoever shares our Pod is not helped by our trouble.
+                if !handed {
+                    gate.close(&why);
+                }
+                if told.as_ref() != Some(&why) {
+                    tracing::warn!(why, "the receiver cannot be given a token; trying again");
+                    told = Some(why);
+                }
+            }
+        }
+    }
+}
+
 /// A byte to spread renewals with. Without chance they come at one time, which is no harm.
 fn dice() -> u8 {
     let mut byte = [0];
     match getrandom::fill(&mut byte) {
         Ok(()) => byte[0],
         Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use k8s_openapi::jiff::Timestamp;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::ops::health::Readiness;
+
+    const fn minutes(n: u64) -> Duration {
+        Duration::from_secs(60 * n)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_has_a_valid_token_at_any_time_but_while_none_can_be_had() {
+        let readiness = Readiness::new();
+        let (metrics, gate) = (
+            Metrics::default(),
+            readiness.gate("receiver-token", "none yet"),
+        );
+        let start = Instant::now();
+        let clock = || start.elapsed();
+        // When each was asked for. From the third hour on there is none, for two hours.
+        let (had, refused) = (RefCell::new(Vec::new()), Cell::new(0));
+        let hand_over = || {
+            let now = clock();
+            if (minutes(180)..minutes(300)).contains(&now) {
+                refused.set(refused.get() + 1);
+                return std::future::ready(Err(anyhow::anyhow!("forbidden")));
+            }
+            had.borrow_mut().push(now);
+            std::future::ready(Ok(Issued {
+                token: "t".into(),
+                life: LIFE,
+                ends: Timestamp::UNIX_EPOCH,
+            }))
+        };
+        let keeping = keep(clock, metrics, gate, hand_over);
+        let kept = tokio::time::timeout(minutes(480), keeping).await;
+        assert!(kept.is_err(), "it has ended");
+        let had = had.borrow();
+        assert!(readiness.waiting().is_empty());
+        assert_eq!(had[0], Duration::ZERO);
+        let pauses: Vec<_> = had
+            .windows(2)
+            .map(|pair| pair[1].saturating_sub(pair[0]))
+            .collect();
+        for (pause, asked) in pauses.iter().zip(had.iter()) {
+            let next = *asked + *pause;
+            if next < minutes(180) || *asked >= minutes(300) {
+                let share = minutes(30)..=minutes(42) + NAP;
+                assert!(share.contains(pause), "{pause:?} after {asked:?}");
+            } else {
+                // The longest pause between two failures is a minute.
+                assert!(next < minutes(302), "back only at {next:?}");
+            }
+        }
+        // Two hours of at most one a minute, after a few at the beginning; at most a quarter more of them by chance.
+        assert!((115..=180).contains(&refused.get()), "{}", refused.get());
     }
 }
