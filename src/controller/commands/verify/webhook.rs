@@ -22,6 +22,7 @@ use crate::delivery::event::{EVENT, UNREADABLE};
 use crate::ops::clock::Clock;
 use crate::reach::{self, Place};
 use crate::resources::account::AccountName;
+use crate::resources::reasons::Reason;
 use crate::resources::remote::is_loopback;
 use crate::resources::{ChektAccount, ChektWebhook};
 use crate::webhook::health::{self, State};
@@ -166,16 +167,12 @@ impl Checkup<'_> {
         let insecure = self.args.allow_insecure_partner;
         let reached = match Reached::through(self.client, key, account.clone(), insecure).await {
             Ok(Ok(reached)) => reached,
-            Ok(Err(problem)) => return Ok(not_asked(&problem.message)),
-            Err(error) => {
-                let forbidden = error
-                    .chain()
-                    .any(|e| matches!(e.downcast_ref(), Some(ClusterError::Forbidden(_))));
-                if forbidden {
-                    return Ok(not_asked("you may not read the account's credentials"));
-                }
-                return Err(error);
+            // In its own words it speaks of the operator's rights, and these are yours.
+            Ok(Err(problem)) if problem.reason == Reason::Forbidden => {
+                return Ok(not_asked("you may not read the account's credentials"));
             }
+            Ok(Err(problem)) => return Ok(not_asked(&problem.message)),
+            Err(error) => return Err(error),
         };
         if let Err(error) = reached.list().await {
             return Ok(not_asked(&format!("{error:#}")));
