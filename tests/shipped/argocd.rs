@@ -308,8 +308,9 @@ async fn story(plane: &'static ControlPlane) -> anyhow::Result<()> {
     nothing_is_left(&stage).await?;
     tell("all of it was deleted in the foreground");
 
-    // The same again, in the background.
+    // The same again, in the background, and with applies of the older kind.
     let mut background = security.clone();
+    background["spec"]["syncPolicy"]["syncOptions"] = json!(["CreateNamespace=true"]);
     background["metadata"]["finalizers"] =
         json!(["resources-finalizer.argocd.argoproj.io/background"]);
     argocd.apply(&background.to_string()).await?;
