@@ -116,6 +116,12 @@ impl Helm {
             .await
     }
 
+    /// Runs the chart's own tests.
+    pub(crate) async fn test(&self) -> anyhow::Result<String> {
+        self.run(&["test", RELEASE, "--logs", "--timeout", WAIT])
+            .await
+    }
+
     /// Removes the release.
     pub(crate) async fn uninstall(&self) -> anyhow::Result<String> {
         self.run(&["uninstall", RELEASE, "--wait", "--timeout", WAIT])

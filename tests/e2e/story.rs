@@ -101,6 +101,7 @@ impl Shipped {
             .await?;
         self.an_upgrade_under_load_brings_the_new_field().await?;
         self.the_receiver_holds_a_lesser_token_alone().await?;
+        self.helm_test_passes().await?;
         self.a_restart_under_load_costs_nothing().await?;
         self.a_leader_that_is_deleted_hands_over().await?;
         self.a_leader_that_is_killed_is_followed().await?;
@@ -235,6 +236,17 @@ impl Shipped {
         Ok(())
     }
 
+    async fn helm_test_passes(&self) -> anyhow::Result<()> {
+        let start = Instant::now();
+        let said = self.helm.test().await?;
+        anyhow::ensure!(said.contains("Succeeded"), "{said}");
+        self.told(
+            "helm test looks at the installation and follows a test delivery",
+            &format!("{:.1} s", start.elapsed().as_secs_f64()),
+        );
+        Ok(())
+    }
+
     async fn a_restart_under_load_costs_nothing(&self) -> anyhow::Result<()> {
         let before = self.creates().await?;
         let mut traffic = self.traffic("restart").await?;
@@ -335,17 +347,25 @@ impl Shipped {
         self.helm.install(&chart(), &volumes).await?;
         for object in objects.items {
             let name = object.name_any();
-            let wait = [
-                "annotate",
-                "chektwebhook",
-                &name,
-                "chekt.com/test-requested-at=reinstalled",
-            ];
-            self.users.kubectl(&wait).await?.ok()?;
+            // Ready is what the release before wrote; this is answered by the new one.
+            let look = "chekt.com/reconcile-requested-at=reinstalled";
+            let args = ["annotate", "--overwrite", "chektwebhook", &name, look];
+            self.users.kubectl(&args).await?.ok()?;
+            eventually("a pass of the new release", SOON, async || {
+                let status = self.users.webhooks().get(&name).await?.status;
+                let handled = status.and_then(|s| s.last_handled_reconcile_at);
+                anyhow::ensure!(handled.as_deref() == Some("reinstalled"), "{handled:?}");
+                anyhow::Ok(())
+            })
+            .await?;
             self.users
                 .webhook_condition(&name, READY, "True", SOON)
                 .await?;
         }
+        let alarm = json!({"alarm_id": "reinstalled"});
+        let sent = self.chekt.emit("alarm.triggered", alarm).await?;
+        anyhow::ensure!(sent.len() == before.len(), "{sent:?}");
+        self.chekt.delivered(&sent, SOON).await?;
         anyhow::ensure!(self.ids().await? == before, "not the same webhooks");
         let ledger = self.chekt.ledger(mark).await?;
         for route in ["create", "delete"] {
