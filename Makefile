@@ -6,7 +6,7 @@ CARGO ?= cargo
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kill-test crash-matrix ambiguity-matrix twin bench bench-controller peers generate chart-check fuzz lint ci control-plane e2e image image-check
+.PHONY: help demo test kill-test crash-matrix ambiguity-matrix twin bench bench-controller peers generate chart-check fuzz lint ci control-plane e2e image image-check sbom release
 
 help: ## Says what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -103,3 +103,9 @@ image: ## Makes target/image/chekt-operator.oci.tar without an engine, and the s
 
 image-check: image ## Looks into the image, runs it, and makes it again in another folder to compare; TWICE=0 does not
 	@packaging/image-check.sh
+
+sbom: ## Writes what the binary is made of, as CycloneDX, to target/image/chekt-operator.cdx.json
+	@packaging/sbom.sh target/image/chekt-operator.cdx.json
+
+release: ## Makes everything of a release, VERSION=1.2.3, but publishes nothing; DRY_RUN=1 shows what would change
+	@packaging/release.sh "$(VERSION)" $(if $(DRY_RUN),--dry-run)

@@ -26,6 +26,7 @@ mod privilege;
 mod promql;
 mod readers;
 mod receiver_token;
+mod release;
 mod scene;
 mod schemas;
 mod tools;
