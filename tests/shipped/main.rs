@@ -32,3 +32,4 @@ mod schemas;
 mod tools;
 mod values;
 mod waiting;
+mod workflows;
