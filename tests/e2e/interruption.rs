@@ -12,14 +12,14 @@ use crate::harness::{Node, eventually, reaper};
 #[tokio::test]
 #[ignore = "started by a_node_leaves_nothing_behind_whatever_ends_who_started_it"]
 async fn holds_a_node() -> anyhow::Result<()> {
-    let Some(note) = std::env::var_os("CHEKT_TEST_NOTE") else {
+    let Some(file) = std::env::var_os("CHEKT_TEST_NOTE") else {
         return Ok(());
     };
     let node = Node::start().await?;
     let started = json!({"init": node.init(), "cgroup": node.cgroup(), "dir": node.dir()});
-    let written = Path::new(&note).with_extension("part");
+    let written = Path::new(&file).with_extension("part");
     std::fs::write(&written, started.to_string())?;
-    std::fs::rename(&written, &note)?;
+    std::fs::rename(&written, &file)?;
     std::future::pending().await
 }
 

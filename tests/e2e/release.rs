@@ -173,8 +173,7 @@ fn without_field(text: &str, field: &str) -> anyhow::Result<String> {
         .iter()
         .take_while(|line| indent(line) > deep);
     let to = from + 1 + more.count();
-    let left = lines[..from].iter().chain(&lines[to..]);
-    Ok(left.map(|line| format!("{line}\n")).collect())
+    Ok([&lines[..from], &lines[to..]].concat().join("\n") + "\n")
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
