@@ -144,6 +144,30 @@ impl Cluster {
         self.try_apply(manifests).await?.ok()
     }
 
+    /// Applies a webhook with these events and whatever else its spec is to have.
+    ///
+    /// # Errors
+    /// What the API server has against it.
+    pub async fn apply_webhook(
+        &self,
+        name: &str,
+        events: &[&str],
+        more: serde_json::Value,
+    ) -> anyhow::Result<()> {
+        let mut spec = json!({"events": events});
+        if let (Some(spec), serde_json::Value::Object(more)) = (spec.as_object_mut(), more) {
+            spec.extend(more);
+        }
+        let webhook = json!({
+            "apiVersion": "chekt.com/v1alpha1",
+            "kind": "ChektWebhook",
+            "metadata": {"name": name},
+            "spec": spec,
+        });
+        self.apply(&webhook.to_string()).await?;
+        Ok(())
+    }
+
     /// Applies manifests that may be refused.
     ///
     /// # Errors

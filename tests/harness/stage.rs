@@ -342,18 +342,7 @@ impl Stage {
         events: &[&str],
         more: serde_json::Value,
     ) -> anyhow::Result<()> {
-        let mut spec = json!({"events": events});
-        if let (Some(spec), Some(more)) = (spec.as_object_mut(), more.as_object()) {
-            spec.extend(more.clone());
-        }
-        let webhook = json!({
-            "apiVersion": "chekt.com/v1alpha1",
-            "kind": "ChektWebhook",
-            "metadata": {"name": name},
-            "spec": spec,
-        });
-        self.users.apply(&webhook.to_string()).await?;
-        Ok(())
+        self.users.apply_webhook(name, events, more).await
     }
 
     /// Everything that the processes logged, for a canary test or a failure message.

@@ -172,18 +172,9 @@ impl Scene {
     /// # Errors
     /// What the API server has against it.
     pub async fn apply_webhook(&self, name: &str, more: Value) -> anyhow::Result<()> {
-        let mut spec = json!({"events": ["alarm.triggered"]});
-        if let (Some(spec), Some(more)) = (spec.as_object_mut(), more.as_object()) {
-            spec.extend(more.clone());
-        }
-        let webhook = json!({
-            "apiVersion": "chekt.com/v1alpha1",
-            "kind": "ChektWebhook",
-            "metadata": {"name": name},
-            "spec": spec,
-        });
-        self.users.apply(&webhook.to_string()).await?;
-        Ok(())
+        self.users
+            .apply_webhook(name, &["alarm.triggered"], more)
+            .await
     }
 
     /// An alarm at CHeKT, which every webhook is told of; gives back once the receiver has answered 200.
