@@ -45,14 +45,17 @@ pub enum Identity {
     Receiver,
     /// The user `somebody`, likewise.
     Somebody,
+    /// The user `nobody`, whom no test gives any right: those of the whole cluster hold for all tests of a run.
+    Nobody,
 }
 
 impl Identity {
-    const ALL: [Identity; 4] = [
+    const ALL: [Identity; 5] = [
         Identity::Admin,
         Identity::Controller,
         Identity::Receiver,
         Identity::Somebody,
+        Identity::Nobody,
     ];
 
     /// May do everything.
@@ -67,6 +70,7 @@ impl Identity {
             Identity::Controller => "chekt-controller",
             Identity::Receiver => "chekt-receiver",
             Identity::Somebody => "somebody",
+            Identity::Nobody => "nobody",
         }
     }
 }
@@ -445,7 +449,10 @@ impl ControlPlane {
             let user = who.user();
             let groups = match who {
                 Identity::Admin => ",system:masters",
-                Identity::Controller | Identity::Receiver | Identity::Somebody => "",
+                Identity::Controller
+                | Identity::Receiver
+                | Identity::Somebody
+                | Identity::Nobody => "",
             };
             writeln!(file, "{token},{user},{user}{groups}")?;
             self.tokens.insert(who, token);

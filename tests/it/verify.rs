@@ -751,7 +751,7 @@ async fn an_installation_is_looked_at_without_any_webhook() -> anyhow::Result<()
 #[tokio::test]
 async fn what_cannot_be_said_at_all_is_an_error_of_its_own() -> anyhow::Result<()> {
     let cluster = Cluster::new("verify-error").await?;
-    let said = verify_as(&cluster, Identity::Somebody, &[], &["alarms"]).await?;
+    let said = verify_as(&cluster, Identity::Nobody, &[], &["alarms"]).await?;
     assert_eq!(said.status.code(), Some(1), "{}", said.stdout);
     assert!(said.stderr.contains("forbidden"), "{}", said.stderr);
     let said = verify_as(&cluster, Identity::Admin, &[], &["other/alarms"]).await?;
