@@ -231,24 +231,26 @@ async fn idle(
     // The account counts its webhooks at its next list, and the quiet begins after that.
     tokio::time::sleep(INTERVAL).await;
     let before = still(scene, INTERVAL).await?;
-    let (mark, passes_before) = (scene.mark().await?, passes(process).await?);
+    let pages = count.div_ceil(PAGE);
+    // From the end of one list to the end of another: a stretch of time has now one list more in it and now one less.
+    let mark = scene.mark().await?;
+    lists(scene, mark, pages, 1).await?;
+    let passes_before = passes(process).await?;
     let cpu = machine::cpu_of(process.id())?;
     let began = Instant::now();
-    tokio::time::sleep(INTERVAL * INTERVALS).await;
+    lists(scene, mark, pages, 1 + INTERVALS).await?;
     let (took, cpu) = (
         began.elapsed(),
         machine::cpu_of(process.id())?.saturating_sub(cpu),
     );
     let counted = Counted::now(&scene.users.client).await?.since(&before);
-    let calls = scene.calls(mark).await?;
+    let calls = scene.calls(mark).await?.len() - pages;
     let again = passes(process).await? - passes_before;
     scene
         .set_interval(&format!("{}s", MINUTE.as_secs()))
         .await?;
-    let pages = count.div_ceil(PAGE) as f64;
-    // By intervals and not by time: how many lists fall into it is up to the jitter.
-    let lists = calls.len() as f64 / pages;
-    let per_interval = lists / took.div_duration_f64(INTERVAL);
+    let pages = pages as f64;
+    let per_interval = calls as f64 / pages / took.div_duration_f64(INTERVAL);
     goals.goal(Goal {
         what: format!(
             "calls to CHeKT an hour, {count} quiet webhooks / pages of the list times 60"
@@ -261,7 +263,7 @@ async fn idle(
             "{:.0} / {:.0}, from {} calls in {:.0} s with an interval of {} s, as for one of 60 s",
             per_interval * pages * 60.0,
             pages * 60.0,
-            calls.len(),
+            calls,
             took.as_secs_f64(),
             INTERVAL.as_secs()
         ),
@@ -279,6 +281,17 @@ async fn idle(
         ),
     });
     Ok(())
+}
+
+/// Waits for the end of a list, the `nth` since `mark`, each of so many pages.
+async fn lists(scene: &Scene, mark: u64, pages: usize, nth: u32) -> anyhow::Result<()> {
+    let wanted = pages * nth as usize;
+    eventually("a list to end", INTERVAL * (nth + 1), || async {
+        let calls = scene.calls(mark).await?.len();
+        anyhow::ensure!(calls >= wanted, "{calls} calls of {wanted}");
+        Ok(())
+    })
+    .await
 }
 
 async fn resident_of_naive(scene: &Scene, count: usize) -> anyhow::Result<u64> {
