@@ -21,6 +21,8 @@ pub const TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// How long an assertion is good, in seconds: CHeKT's own sample says five minutes.
 const LIFE: u64 = 5 * 60;
+/// How many seconds an assertion is dated back. A server whose clock is behind refuses one from its future.
+const DATED_BACK: u64 = 60;
 
 /// Why a text is not a key that can sign.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -100,19 +102,22 @@ impl SigningKey {
         }
     }
 
-    /// An assertion that is good for five minutes from `now`, in seconds since 1970. `None`: the key refuses to sign.
+    /// Returns an assertion that is good from a minute before `now` to four minutes after it, in seconds since 1970. `None`:
+    /// the key refuses to sign.
     #[must_use]
     pub fn assertion(&self, client: &Client, now: u64, id: Uuid) -> Option<String> {
         let mut header = json!({"alg": self.algorithm(), "typ": "JWT"});
         if let Some(key_id) = &client.key_id {
             header["kid"] = json!(key_id);
         }
+        let from = now.saturating_sub(DATED_BACK);
         let claims = json!({
             "iss": client.id,
             "sub": client.id,
             "aud": client.server,
-            "iat": now,
-            "exp": now + LIFE,
+            "iat": from,
+            "nbf": from,
+            "exp": from + LIFE,
             "jti": id.to_string(),
         });
         let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
@@ -204,7 +209,7 @@ mod tests {
             claims,
             json!({
                 "iss": "me", "sub": "me", "aud": "https://auth.example:8443/",
-                "iat": 1_000, "exp": 1_300, "jti": id.to_string(),
+                "iat": 940, "nbf": 940, "exp": 1_240, "jti": id.to_string(),
             })
         );
         verifies(
