@@ -247,12 +247,19 @@ fn account(
     }
     let gone = |reason| orphans::loss(reason).filter(|_| deleting);
     let not_ready = |reason: Reason, message: &str| {
-        let place = if key.namespace == namespace {
-            String::new()
+        let AccountName {
+            namespace: owner,
+            name,
+        } = key;
+        let message = if owner == namespace {
+            format!("ChektAccount {name} is not ready: {message}")
         } else {
-            format!(" in namespace {}", key.namespace)
+            // What CHeKT said to the account is for those who may read the account.
+            let (word, meaning) = (reason.as_str(), reason.meaning());
+            format!(
+                "ChektAccount {name} in namespace {owner} is not ready: {word}. {meaning} Ask those who manage it"
+            )
         };
-        let message = format!("ChektAccount {}{place} is not ready: {message}", key.name);
         let reason = match reason {
             Reason::ListIncomplete => Reason::ListIncomplete,
             _ => Reason::AccountNotReady,

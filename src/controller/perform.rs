@@ -116,7 +116,7 @@ pub async fn perform(
                     // No failure of this webhook: the account paces the next try for everyone.
                     let now = context.clock.now();
                     let wait = connection.wait(now).max(LIST_AGAIN);
-                    memory.trouble = Some((error.detail, now + wait));
+                    memory.trouble = Some((error.detail.into(), now + wait));
                     memory.unanswered = Some(now);
                 }
             }
@@ -153,6 +153,7 @@ pub async fn perform(
             let outcome = to.client.test(id, &key(world, "test")).await;
             to.heard(&world.webhook.uid, &outcome);
             count(context, step, outcome.is_ok());
+            audit(world, step, Some(id), &outcome);
             memory.test = match &outcome {
                 Ok(()) => {
                     memory.trouble = None;
@@ -164,18 +165,18 @@ pub async fn perform(
                 Err(error) => match error.kind {
                     Kind::Network => Test::Recorded,
                     Kind::Throttled | Kind::Credentials => Test::Denied,
-                    _ => Test::Refused(error.detail.clone()),
+                    _ => Test::Refused(error.detail.to_string()),
                 },
             };
             if let Err(error) = outcome {
                 // A refused test does not make the webhook itself refused.
                 if matches!(memory.test, Test::Recorded | Test::Denied) {
-                    memory.failed(error.detail.clone(), error.retry_after, context.clock.now());
+                    let now = context.clock.now();
+                    memory.failed(error.detail.to_string(), error.retry_after, now);
                 }
                 if error.kind == Kind::Credentials {
                     connection()?.failed(&error);
                 }
-                tracing::warn!(error = %error.detail, "CHeKT was asked for a test delivery");
             }
             Ok(Performed::Remote)
         }
@@ -422,6 +423,37 @@ fn count(context: &Context, step: &Step, is_ok: bool) {
     context.metrics.steps.get_or_create(&labels).inc();
 }
 
+/// Writes the one line of the log about a remote write: for which webhook, what, why, under which number, and what came of
+/// it. CHeKT's own request id is in the error, where CHeKT names one.
+fn audit(world: &World, step: &Step, id: Option<&str>, outcome: &Result<(), PartnerError>) {
+    let (id, fields) = match step {
+        Step::Create(..) => (id, "url, events, secret".to_owned()),
+        Step::Patch(id, change, _) => (Some(id.as_str()), change.fields()),
+        Step::Delete(id, _) | Step::Test(id, _) => (Some(id.as_str()), String::new()),
+        _ => (id, String::new()),
+    };
+    let webhook = format!("{}/{}", world.webhook.namespace, world.webhook.name);
+    let account = world.account_name.to_string();
+    let (step, reason, key) = (name(step), step.why(), key(world, name(step)));
+    match outcome {
+        Ok(()) => {
+            tracing::info!(
+                webhook,
+                account,
+                step,
+                id,
+                fields,
+                reason,
+                key,
+                "remote write"
+            );
+        }
+        Err(error) => {
+            tracing::warn!(webhook, account, step, id, fields, reason, key, unclear = error.unclear, error = %error.detail, "partner API request failed");
+        }
+    }
+}
+
 /// Takes in what became of a write.
 fn settle(
     context: &Context,
@@ -433,11 +465,10 @@ fn settle(
     world: &World,
 ) {
     count(context, step, outcome.is_ok());
+    audit(world, step, memory.webhook_id.as_deref(), &outcome);
     connection.heard(&world.webhook.uid, &outcome);
     let Err(error) = outcome else { return };
     let now = context.clock.now();
-    let (namespace, webhook_name) = (&world.webhook.namespace, &world.webhook.name);
-    tracing::warn!(namespace, name = webhook_name, step = name(step), unclear = error.unclear, error = %error.detail, "CHeKT did not do it");
     if error.unclear {
         memory.unclear_at = Some(now);
     }
@@ -462,18 +493,17 @@ fn settle(
                 generation: world.generation,
                 create: matches!(step, Step::Create(..)),
                 key_id,
-                message: error.detail.clone(),
+                message: error.detail.to_string(),
                 ago: Duration::ZERO,
             };
             memory.refusal = Some((refusal, now));
-            let note = error.detail.clone();
             transitions::publish(
                 context,
                 webhook,
                 EventType::Warning,
                 Told::Rejected,
                 "Update",
-                &note,
+                &error.detail,
             );
         }
         Kind::Missing => {
@@ -485,7 +515,7 @@ fn settle(
         Kind::Conflict => memory.unclear_at = Some(now),
         Kind::Throttled | Kind::Server | Kind::Network | Kind::Unreadable => {}
     }
-    memory.failed(error.detail, error.retry_after, now);
+    memory.failed(error.detail.into(), error.retry_after, now);
     if matches!(error.kind, Kind::Network | Kind::Server) {
         memory.unanswered = Some(now);
     }

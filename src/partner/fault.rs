@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::resources::foreign::{ForeignText, Redactor};
+
 /// How much of a body that is no error envelope is shown, in characters.
 const EXCERPT: usize = 120;
 
@@ -43,22 +45,25 @@ pub struct PartnerError {
     pub unclear: bool,
     /// How long CHeKT asks us to wait, where it does.
     pub retry_after: Option<Duration>,
-    /// The field that CHeKT names, where it does.
-    pub field: Option<String>,
-    /// A sentence for people: status, code, message and request id. Free of secrets.
-    pub detail: String,
+    /// A sentence for people: status, code, message and request id.
+    pub detail: ForeignText,
 }
 
 impl PartnerError {
-    /// A failure that has no answer of CHeKT's behind it.
+    /// A failure in this program's own words.
     #[must_use]
     pub fn new(kind: Kind, unclear: bool, detail: impl Into<String>) -> Self {
+        Self::with(kind, unclear, ForeignText::trusted(detail))
+    }
+
+    /// A failure in words that are not all of this program.
+    #[must_use]
+    pub fn with(kind: Kind, unclear: bool, detail: ForeignText) -> Self {
         PartnerError {
             kind,
             unclear,
             retry_after: None,
-            field: None,
-            detail: detail.into(),
+            detail,
         }
     }
 
@@ -73,6 +78,7 @@ impl PartnerError {
         collection: bool,
         body: &str,
         retry_after: Option<Duration>,
+        redactor: &Redactor,
     ) -> Self {
         let kind = match status {
             401 => Kind::Credentials,
@@ -85,13 +91,9 @@ impl PartnerError {
             _ => Kind::Rejected,
         };
         let unclear = matches!(kind, Kind::Server);
-        let mut field = None;
         let mut detail = format!("CHeKT answered {status}");
-        match serde_json::from_str::<Value>(body)
-            .ok()
-            .as_ref()
-            .and_then(|v| v.get("error"))
-        {
+        let read: Option<Value> = serde_json::from_str(body).ok();
+        match read.as_ref().and_then(|v| v.get("error")) {
             Some(Value::Object(error)) => {
                 let text = |name: &str| {
                     error
@@ -105,8 +107,7 @@ impl PartnerError {
                 if let Some(message) = text("message").or_else(|| text("detail")) {
                     detail.push_str(&format!(": {message}"));
                 }
-                field = text("field").map(ToOwned::to_owned);
-                if let Some(name) = &field {
+                if let Some(name) = text("field") {
                     detail.push_str(&format!(" (field {name})"));
                 }
                 if let Some(id) = text("request_id") {
@@ -115,16 +116,15 @@ impl PartnerError {
             }
             Some(Value::String(word)) => {
                 detail.push_str(&format!(" {word}"));
-                let value: Option<Value> = serde_json::from_str(body).ok();
-                if let Some(more) = value.as_ref().and_then(|v| v["error_description"].as_str()) {
+                if let Some(more) = read.as_ref().and_then(|v| v["error_description"].as_str()) {
                     detail.push_str(&format!(": {more}"));
                 }
             }
             _ => {
-                let excerpt: String = body.split_whitespace().collect::<Vec<_>>().join(" ");
-                if !excerpt.is_empty() {
-                    let cut: String = excerpt.chars().take(EXCERPT).collect();
-                    detail.push_str(&format!(", no error of its own but: {cut}"));
+                let body = redactor.clean(body);
+                if !body.is_empty() {
+                    let excerpt: String = body.chars().take(EXCERPT).collect();
+                    detail.push_str(&format!(", no error of its own but: {excerpt}"));
                 }
             }
         }
@@ -132,19 +132,8 @@ impl PartnerError {
             kind,
             unclear,
             retry_after,
-            field,
-            detail,
+            detail: redactor.clean(&detail),
         }
-    }
-
-    /// The same failure with every occurrence of a secret taken out of its sentence: CHeKT may repeat in an
-    /// error what it was sent.
-    #[must_use]
-    pub fn without(mut self, secret: &str) -> Self {
-        if secret.len() >= 4 && self.detail.contains(secret) {
-            self.detail = self.detail.replace(secret, "(redacted)");
-        }
-        self
     }
 }
 
@@ -168,11 +157,10 @@ mod tests {
     #[test]
     fn the_envelope_gives_code_message_field_and_request() {
         let body = r#"{"error":{"code":"validation_failed","message":"url must be https","field":"url","request_id":"req_1"}}"#;
-        let error = PartnerError::from_answer(422, true, body, None);
+        let error = PartnerError::from_answer(422, true, body, None, &Redactor::default());
         assert_eq!(error.kind, Kind::Rejected);
-        assert_eq!(error.field.as_deref(), Some("url"));
         assert_eq!(
-            error.detail,
+            &*error.detail,
             "CHeKT answered 422 validation_failed: url must be https (field url) (request req_1)"
         );
     }
@@ -184,16 +172,22 @@ mod tests {
             false,
             r#"{"error":"invalid_client","error_description":"no such client"}"#,
             None,
+            &Redactor::default(),
         );
         assert_eq!(
-            error.detail,
+            &*error.detail,
             "CHeKT answered 401 invalid_client: no such client"
         );
-        let error =
-            PartnerError::from_answer(502, false, "<html>\n <b>Bad Gateway</b></html>", None);
+        let error = PartnerError::from_answer(
+            502,
+            false,
+            "<html>\n <b>Bad Gateway</b></html>",
+            None,
+            &Redactor::default(),
+        );
         assert_eq!((error.kind, error.unclear), (Kind::Server, true));
         assert_eq!(
-            error.detail,
+            &*error.detail,
             "CHeKT answered 502, no error of its own but: <html> <b>Bad Gateway</b></html>"
         );
     }
@@ -207,11 +201,11 @@ mod tests {
             (410, Kind::Missing, Kind::Missing),
         ] {
             assert_eq!(
-                PartnerError::from_answer(status, false, "", None).kind,
+                PartnerError::from_answer(status, false, "", None, &Redactor::default()).kind,
                 item
             );
             assert_eq!(
-                PartnerError::from_answer(status, true, "", None).kind,
+                PartnerError::from_answer(status, true, "", None, &Redactor::default()).kind,
                 collection
             );
         }
@@ -220,9 +214,10 @@ mod tests {
     #[test]
     fn a_secret_that_comes_back_in_an_error_is_taken_out() {
         let body = r#"{"error":{"message":"secret 'hunter22' is too short"}}"#;
-        let error = PartnerError::from_answer(422, true, body, None).without("hunter22");
+        let error =
+            PartnerError::from_answer(422, true, body, None, &Redactor::default().and(b"hunter22"));
         assert_eq!(
-            error.detail,
+            &*error.detail,
             "CHeKT answered 422: secret '(redacted)' is too short"
         );
     }

@@ -4,15 +4,15 @@
 //! The one exception is 401: it says that nothing was done, so after it a fresh token is fetched once and the
 //! call is made again. Everything else is for the plan to decide, which knows what a repetition would do.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 use k8s_openapi::jiff::Timestamp;
-use reqwest::{Client, Method, RequestBuilder, Response};
-use secrecy::ExposeSecret;
+use reqwest::{Client, Method, RequestBuilder};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 use tower::BoxError;
@@ -20,6 +20,7 @@ use tower::util::AndThenLayer;
 use url::Url;
 use uuid::Uuid;
 
+use super::answer::{self, Bytes, ReadError};
 use super::fault::{Kind, PartnerError, cause};
 use super::meter::{Meter, Route};
 use super::token::{Credentials, TokenSource};
@@ -30,6 +31,7 @@ use crate::account::turns::{self, Asker, Turn, Turns, Urgency};
 use crate::delivery::retry;
 use crate::leadership::fence::{Fence, NotLeading};
 use crate::ops::clock::Clock;
+use crate::resources::foreign::Redactor;
 use crate::resources::keyring::SigningSecret;
 use crate::resources::remote::{RemoteWebhook, is_loopback};
 
@@ -37,10 +39,16 @@ use crate::resources::remote::{RemoteWebhook, is_loopback};
 const DEADLINE: Duration = Duration::from_secs(15);
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The largest answer that is read, in bytes: some 20,000 webhooks on one page.
-const LARGEST_ANSWER: usize = 8 * 1024 * 1024;
 /// The most pages that one list may have, so that a cursor that runs in a circle ends.
-const MOST_PAGES: usize = 1_000;
+const MAX_PAGES: usize = 1_000;
+/// The most webhooks that one list may have.
+const MAX_WEBHOOKS: usize = 20_000;
+/// The most bytes that the pages of one list may have together.
+const MAX_LIST_BYTES: usize = 16 * 1024 * 1024;
+/// The longest that one list may take, its turns included: 500 pages at 60 requests a minute take eight minutes.
+const MAX_LIST_TIME: Duration = Duration::from_secs(15 * 60);
+/// Of how many signing secrets a client remembers that it sent them, so that none is shown if a server repeats it.
+const MAX_SENT_SECRETS: usize = 1_024;
 
 /// The fields of a webhook that a write asks for; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +74,8 @@ pub struct PartnerClient {
     waiting: Arc<Notify>,
     /// Rings when a look at the account has its turn.
     looking: Notify,
+    /// The signing secrets that were sent, the latest last.
+    sent: Mutex<VecDeque<SigningSecret>>,
     fence: Fence,
     clock: Clock,
     meter: Meter,
@@ -163,6 +173,7 @@ impl PartnerClient {
             turns: Mutex::new(Turns::new(budget)),
             waiting: Arc::default(),
             looking: Notify::new(),
+            sent: Mutex::default(),
             fence,
             clock,
             meter: Meter::default(),
@@ -202,8 +213,18 @@ impl PartnerClient {
         let mut asked = false;
         let mut total: Option<u64> = None;
         let mut extent = Extent::Whole;
-        for _ in 0..MOST_PAGES {
-            self.turn_to_look().await;
+        let began = self.clock.now();
+        let mut bytes = 0;
+        for _ in 0..MAX_PAGES {
+            let left =
+                MAX_LIST_TIME.saturating_sub(self.clock.now().saturating_duration_since(began));
+            if tokio::time::timeout(left, self.turn_to_look())
+                .await
+                .is_err()
+            {
+                let minutes = MAX_LIST_TIME.as_secs() / 60;
+                return Err(too_large(&format!("it took longer than {minutes} minutes")));
+            }
             let answer = match self.call(Route::List, &target, None, None).await {
                 // A server that knows no pages may refuse the parameter; then the first page was all.
                 Err(error)
@@ -218,15 +239,25 @@ impl PartnerClient {
                 }
                 answer => answer?,
             };
+            bytes += answer.body.len();
+            if bytes > MAX_LIST_BYTES {
+                let most = MAX_LIST_BYTES / 1024 / 1024;
+                return Err(too_large(&format!("its pages have more than {most} MiB")));
+            }
             let link = answer.headers.get("link").and_then(|l| l.to_str().ok());
-            let page = wire::page(&answer.body, link, &self.collection, number, webhooks.len())
-                .map_err(|e| {
-                    PartnerError::new(
-                        Kind::Unreadable,
-                        false,
-                        format!("the list cannot be read: {e}"),
-                    )
-                })?;
+            let page = wire::page(
+                &answer.body,
+                link,
+                &self.collection,
+                number,
+                webhooks.len(),
+                &answer.redactor,
+            )
+            .map_err(|e| {
+                let detail = format!("the list cannot be read: {e}");
+                PartnerError::new(Kind::Unreadable, false, detail)
+            })?;
+            drop(answer);
             if stops_if_disturbed && page.total.zip(total).is_some_and(|(now, then)| now < then) {
                 return Ok(None);
             }
@@ -237,6 +268,11 @@ impl PartnerClient {
                 if seen.insert(webhook.id.clone()) {
                     webhooks.push(webhook);
                 }
+            }
+            if webhooks.len() > MAX_WEBHOOKS {
+                return Err(too_large(&format!(
+                    "it has more than {MAX_WEBHOOKS} webhooks"
+                )));
             }
             let news = webhooks.len() > before;
             match page.next {
@@ -291,7 +327,7 @@ impl PartnerClient {
         let answer = self
             .write(Route::Create, &self.collection, Some(fields), key)
             .await?;
-        Ok(wire::webhook(&answer.body).ok())
+        Ok(wire::webhook(&answer.body, &answer.redactor).ok())
     }
 
     /// Changes a webhook. `None`: CHeKT says that it did, and not what.
@@ -307,7 +343,9 @@ impl PartnerClient {
         let answer = self
             .write(Route::Update, &self.item(id, None), Some(fields), key)
             .await?;
-        Ok(wire::webhook(&answer.body).ok().filter(|w| w.id == id))
+        Ok(wire::webhook(&answer.body, &answer.redactor)
+            .ok()
+            .filter(|w| w.id == id))
     }
 
     /// Deletes a webhook.
@@ -413,15 +451,35 @@ impl PartnerClient {
         key: &str,
     ) -> Result<Answer, PartnerError> {
         let body = fields.map(Fields::to_json).transpose()?;
-        let secret = fields.and_then(|f| f.secret.as_ref());
-        self.call(route, url, body, Some(key))
-            .await
-            .map_err(
-                |error| match secret.and_then(|s| std::str::from_utf8(s.expose()).ok()) {
-                    Some(secret) => error.without(secret),
-                    None => error,
-                },
-            )
+        if let Some(secret) = fields.and_then(|f| f.secret.as_ref()) {
+            self.remember(secret);
+        }
+        self.call(route, url, body, Some(key)).await
+    }
+
+    fn remember(&self, secret: &SigningSecret) {
+        let mut sent = self.sent();
+        if sent.back() == Some(secret) {
+            return;
+        }
+        sent.push_back(secret.clone());
+        if sent.len() > MAX_SENT_SECRETS {
+            sent.pop_front();
+        }
+    }
+
+    fn sent(&self) -> MutexGuard<'_, VecDeque<SigningSecret>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What must not be shown of an answer to a call with this token. It is made for an answer that is shown, which is
+    /// rare, and not kept: ten thousand secrets in every form are some megabytes.
+    fn redactor(&self, token: &SecretString) -> Redactor {
+        let known = self.tokens.redactor();
+        let known = known.and(token.expose_secret().as_bytes());
+        let sent = self.sent();
+        sent.iter()
+            .fold(known, |all, secret| all.and(secret.expose()))
     }
 
     /// One call.
@@ -462,12 +520,10 @@ impl PartnerClient {
             // Last of all: a turn or a token may have been waited for, and the process may have been paused since.
             self.fence.check().map_err(not_leading)?;
             let sent = self.clock.now();
-            let outcome = self.send(request, route).await;
+            let outcome = self.send(request, route, &token).await;
             let took = self.clock.now().saturating_duration_since(sent);
             self.meter.called(route, &outcome, took);
-            let shown = outcome
-                .as_ref()
-                .map_or_else(|e| e.detail.as_str(), |_| "ok");
+            let shown = outcome.as_ref().map_or_else(|e| &*e.detail, |_| "ok");
             tracing::debug!(%method, path = url.path(), %trace, outcome = shown, "partner call");
             match outcome {
                 Err(error) if error.kind == Kind::Credentials && !renewed => {
@@ -482,14 +538,20 @@ impl PartnerClient {
         }
     }
 
-    async fn send(&self, request: RequestBuilder, route: Route) -> Result<Answer, PartnerError> {
+    async fn send(
+        &self,
+        request: RequestBuilder,
+        route: Route,
+        token: &SecretString,
+    ) -> Result<Answer, PartnerError> {
         let mut answer = request.send().await.map_err(|error| {
             // A connection that was never made has carried nothing.
             let unclear = !error.is_connect() && !error.is_builder();
-            PartnerError::new(
+            let cause = self.redactor(token).clean(&cause(&error));
+            PartnerError::with(
                 Kind::Network,
                 unclear,
-                format!("CHeKT cannot be reached: {}", cause(&error)),
+                cause.after("CHeKT cannot be reached: "),
             )
         })?;
         let status = answer.status();
@@ -498,20 +560,39 @@ impl PartnerClient {
         if let Some(wait) = retry_after {
             self.turns().budget().pause(wait, self.clock.now());
         }
-        let body = read(&mut answer).await;
         if !status.is_success() {
-            let text = body.unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
+            let body = answer::beginning(&mut answer, answer::MAX_ERROR_BYTES).await;
             return Err(PartnerError::from_answer(
                 status.as_u16(),
                 route.is_of_all(),
-                &text,
+                &String::from_utf8_lossy(&body),
                 retry_after,
+                &self.redactor(token),
             ));
         }
-        let body = body.map_err(|why| PartnerError::new(Kind::Network, true, why))?;
-        Ok(Answer { headers, body })
+        let read = answer::read(&mut answer, answer::MAX_BODY_BYTES).await;
+        let body = read.map_err(|why| {
+            let kind = match why {
+                ReadError::TooLarge(_) => Kind::Unreadable,
+                ReadError::NoRoom | ReadError::Broken(_) => Kind::Network,
+            };
+            let why = self.redactor(token).clean(&why.to_string());
+            PartnerError::with(kind, true, why.after("CHeKT's answer cannot be read: "))
+        })?;
+        // Of a webhook little is shown, and that a secret is in it is for the odd server; the credentials are enough.
+        let redactor = self.tokens.redactor();
+        let redactor = redactor.and(token.expose_secret().as_bytes());
+        Ok(Answer {
+            headers,
+            body,
+            redactor,
+        })
     }
+}
+
+fn too_large(why: &str) -> PartnerError {
+    let detail = format!("CHeKT's list of webhooks cannot be read: {why}");
+    PartnerError::new(Kind::Unreadable, false, detail)
 }
 
 fn not_leading(why: NotLeading) -> PartnerError {
@@ -520,7 +601,8 @@ fn not_leading(why: NotLeading) -> PartnerError {
 
 struct Answer {
     headers: HeaderMap,
-    body: Vec<u8>,
+    body: Bytes,
+    redactor: Redactor,
 }
 
 impl Fields {
@@ -588,22 +670,6 @@ pub(super) fn pause(headers: &HeaderMap, status: u16, now: SystemTime) -> Option
         (a, b) => a
             .or(b)
             .or((status == 429).then_some(Duration::from_secs(5))),
-    }
-}
-
-async fn read(answer: &mut Response) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    loop {
-        match answer.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > LARGEST_ANSWER => {
-                return Err(format!(
-                    "CHeKT's answer is larger than {LARGEST_ANSWER} bytes"
-                ));
-            }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => return Ok(body),
-            Err(error) => return Err(format!("CHeKT's answer broke off: {}", cause(&error))),
-        }
     }
 }
 

@@ -12,12 +12,17 @@ use tokio::sync::Mutex;
 use url::Url;
 use uuid::Uuid;
 
+use super::answer;
 use super::assertion::{self, SigningKey};
 use super::fault::{Kind, PartnerError, cause};
 use super::http::pause;
 use super::meter::{Meter, Route};
 use crate::account::credentials::TokenCache;
 use crate::ops::clock::Clock;
+use crate::resources::foreign::Redactor;
+
+/// The largest answer of a token endpoint that is read, in bytes.
+const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
 /// Who we are to CHeKT.
 #[derive(Debug)]
@@ -158,39 +163,66 @@ impl TokenSource {
         }
     }
 
+    /// The credentials, as what must not be shown.
+    #[must_use]
+    pub fn redactor(&self) -> Redactor {
+        let secret = match &self.credentials {
+            Credentials::AccessToken(token) => Some(token),
+            Credentials::Client(grant) => match &grant.proof {
+                Proof::Secret(secret) => Some(secret),
+                Proof::Key { .. } => None,
+            },
+        };
+        let known = Redactor::default();
+        match secret {
+            Some(secret) => known.and(secret.expose_secret().as_bytes()),
+            None => known,
+        }
+    }
+
     /// Asks for a token. Returns it with what the answer says of its life.
     async fn fetch(
         &self,
         url: &Url,
         form: Vec<(&'static str, String)>,
     ) -> Result<(SecretString, Value), PartnerError> {
-        let answer = self.http.post(url.clone()).form(&form).send().await;
-        let (status, wait, body) = match answer {
-            Ok(answer) => {
-                let status = answer.status();
-                let wait = pause(answer.headers(), status.as_u16(), self.clock.wall().into());
-                (status, wait, answer.text().await.unwrap_or_default())
-            }
-            Err(error) => {
-                let detail = format!("the token endpoint cannot be reached: {}", cause(&error));
-                return Err(PartnerError::new(Kind::Network, false, detail));
-            }
+        let redactor = || {
+            let secret =
+                |(name, _): &&(&str, String)| matches!(*name, "client_secret" | "client_assertion");
+            let secrets = form.iter().filter(secret);
+            secrets.fold(Redactor::default(), |all, (_, value)| {
+                all.and(value.as_bytes())
+            })
         };
+        let unread = |words: &str, why: &str| {
+            let detail = redactor().clean(why).after(words);
+            PartnerError::with(Kind::Network, false, detail)
+        };
+        let sent = self.http.post(url.clone()).form(&form).send().await;
+        let mut answer =
+            sent.map_err(|error| unread("the token endpoint cannot be reached: ", &cause(&error)))?;
+        let status = answer.status();
+        let wait = pause(answer.headers(), status.as_u16(), self.clock.wall().into());
         if !status.is_success() {
-            let mut error = PartnerError::from_answer(status.as_u16(), false, &body, wait);
-            for (name, value) in &form {
-                if matches!(*name, "client_secret" | "client_assertion") {
-                    error = error.without(value);
-                }
-            }
-            error.detail = format!("no token could be had: {}", error.detail);
+            let body = answer::beginning(&mut answer, answer::MAX_ERROR_BYTES).await;
+            let body = String::from_utf8_lossy(&body);
+            let mut error =
+                PartnerError::from_answer(status.as_u16(), false, &body, wait, &redactor());
+            error.detail = error.detail.after("no token could be had: ");
             error.unclear = false;
             if error.kind != Kind::Server && error.kind != Kind::Throttled {
                 error.kind = Kind::Credentials;
             }
             return Err(error);
         }
-        let value: Value = serde_json::from_str(&body).unwrap_or_default();
+        let body = answer::read(&mut answer, MAX_TOKEN_BYTES).await;
+        let body = body.map_err(|why| {
+            unread(
+                "the token endpoint's answer cannot be read: ",
+                &why.to_string(),
+            )
+        })?;
+        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         let token = value["access_token"].as_str().filter(|t| !t.is_empty());
         let token = token.ok_or_else(|| {
             let detail = "the token endpoint answered without an access_token";

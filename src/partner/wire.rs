@@ -3,11 +3,23 @@
 //! The guide shows one object and no list at all, and CHeKT's other APIs disagree with each other. So every
 //! shape that any of them uses is read, and anything else is a fault: an unknown shape is never an empty list,
 //! because an empty list is a reason to create.
+//!
+//! A page is read in place, one entry at a time: as one tree of values it would take some thirty times its size.
 
-use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use url::Url;
 
+use crate::resources::foreign::Redactor;
 use crate::resources::remote::RemoteWebhook;
+
+/// The most bytes of an id.
+const MAX_ID_BYTES: usize = 256;
+/// The most events of one webhook; what CHeKT documents are some twenty.
+const MAX_EVENTS: usize = 256;
 
 /// Something that CHeKT sent and that makes no sense.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -21,6 +33,11 @@ pub enum WireError {
     /// No webhook where one should be.
     #[error("the answer holds no webhook with an id and a url")]
     NoWebhook,
+    /// An id that cannot be shown or sent as it is.
+    #[error(
+        "the answer holds an id that has control characters, a credential or more than {MAX_ID_BYTES} bytes in it"
+    )]
+    OddId,
 }
 
 /// What follows a page.
@@ -54,46 +71,41 @@ pub struct Page {
 /// Reads one webhook: bare, or under `data` or `webhook`.
 ///
 /// # Errors
-/// [`WireError::NotJson`] and [`WireError::NoWebhook`].
-pub fn webhook(body: &[u8]) -> Result<RemoteWebhook, WireError> {
+/// [`WireError::NotJson`], [`WireError::NoWebhook`] and [`WireError::OddId`].
+pub fn webhook(body: &[u8], redactor: &Redactor) -> Result<RemoteWebhook, WireError> {
     let value: Value = serde_json::from_slice(body).map_err(|_| WireError::NotJson)?;
-    [&value, &value["data"], &value["webhook"]]
+    let found = [&value, &value["data"], &value["webhook"]]
         .into_iter()
-        .find_map(read)
-        .ok_or(WireError::NoWebhook)
+        .map(|value| read(value, redactor))
+        .find(|read| *read != Err(WireError::NoWebhook));
+    found.unwrap_or(Err(WireError::NoWebhook))
 }
 
 /// Reads page number `number` of a list, `seen` webhooks having come before it. `link` is the `Link` header and
 /// `base` the address that was asked.
 ///
 /// # Errors
-/// [`WireError::NotJson`], [`WireError::NoList`], and [`WireError::NoWebhook`] when an entry cannot be read:
-/// leaving it out could hide a webhook that exists.
+/// [`WireError::NotJson`], [`WireError::NoList`], and [`WireError::NoWebhook`] or [`WireError::OddId`] when an entry
+/// cannot be read: leaving it out could hide a webhook that exists.
 pub fn page(
     body: &[u8],
     link: Option<&str>,
     base: &Url,
     number: u64,
     seen: usize,
+    redactor: &Redactor,
 ) -> Result<Page, WireError> {
-    let value: Value = serde_json::from_slice(body).map_err(|_| WireError::NotJson)?;
-    let data = &value["data"];
-    let list = [
-        &value,
-        data,
-        &value["webhooks"],
-        &value["items"],
-        &value["results"],
-        &data["webhooks"],
-        &data["items"],
-    ]
-    .into_iter()
-    .find_map(Value::as_array)
-    .ok_or(WireError::NoList)?;
-    let webhooks = list
-        .iter()
-        .map(|v| read(v).ok_or(WireError::NoWebhook))
+    let raw: &RawValue = serde_json::from_slice(body).map_err(|_| WireError::NotJson)?;
+    let webhooks = list(raw)
+        .ok_or(WireError::NoList)?
+        .into_iter()
+        .map(|entry| {
+            let value: Value =
+                serde_json::from_str(entry.get()).map_err(|_| WireError::NoWebhook)?;
+            read(&value, redactor)
+        })
         .collect::<Result<Vec<_>, _>>()?;
+    let value = metadata(raw, 2);
     let next = next(
         &value,
         link,
@@ -108,6 +120,55 @@ pub fn page(
         next,
         total,
     })
+}
+
+/// The fields of an object, each as its text.
+fn fields(raw: &RawValue) -> Option<BTreeMap<Cow<'_, str>, &RawValue>> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// The entries of the list, wherever it is.
+fn list(raw: &RawValue) -> Option<Vec<&RawValue>> {
+    let is_array = |raw: &&RawValue| raw.get().starts_with('[');
+    if is_array(&raw) {
+        return entries(raw);
+    }
+    let top = fields(raw)?;
+    let data = top.get("data").copied();
+    let inner = data.and_then(fields).unwrap_or_default();
+    let places = [
+        data,
+        top.get("webhooks").copied(),
+        top.get("items").copied(),
+        top.get("results").copied(),
+        inner.get("webhooks").copied(),
+        inner.get("items").copied(),
+    ];
+    places
+        .into_iter()
+        .flatten()
+        .find(is_array)
+        .and_then(entries)
+}
+
+fn entries(array: &RawValue) -> Option<Vec<&RawValue>> {
+    serde_json::from_str(array.get()).ok()
+}
+
+/// What an answer says beside its list, down to so many levels.
+fn metadata(raw: &RawValue, levels: usize) -> Value {
+    let mut said = Map::new();
+    for (name, value) in fields(raw).unwrap_or_default() {
+        let value = match &*name {
+            "meta" | "pagination" | "data" if levels > 0 => metadata(value, levels - 1),
+            "total_count" | "total" | "total_pages" | "next_page" | "next_cursor" | "has_more" => {
+                serde_json::from_str(value.get()).unwrap_or_default()
+            }
+            _ => continue,
+        };
+        said.insert(name.into_owned(), value);
+    }
+    Value::Object(said)
 }
 
 fn next(
@@ -195,24 +256,32 @@ fn next_link(header: &str, base: &Url) -> Option<Next> {
     })
 }
 
-fn read(value: &Value) -> Option<RemoteWebhook> {
+fn read(value: &Value, redactor: &Redactor) -> Result<RemoteWebhook, WireError> {
     let text = |v: &Value| match v {
         Value::String(s) if !s.is_empty() => Some(s.clone()),
         Value::Number(n) => Some(n.to_string()),
         _ => None,
     };
+    let shown = |v: &Value| text(v).map(|text| String::from(redactor.clean(&text)));
+    let id = text(&value["webhook_id"]).or_else(|| text(&value["id"]));
+    let (Some(id), Some(url)) = (id, value["url"].as_str()) else {
+        return Err(WireError::NoWebhook);
+    };
+    if id.len() > MAX_ID_BYTES || id.contains(char::is_control) || redactor.holds_secret(&id) {
+        return Err(WireError::OddId);
+    }
     let events = value.get("events").and_then(Value::as_array);
-    Some(RemoteWebhook {
-        id: text(&value["webhook_id"]).or_else(|| text(&value["id"]))?,
-        url: value["url"].as_str()?.to_owned(),
+    let events = events.into_iter().flatten().filter_map(Value::as_str);
+    Ok(RemoteWebhook {
+        id,
+        // Compared with what is wanted, so it stays as it is but for what no url has: no such url is one of ours.
+        url: url.replace(char::is_control, "\u{fffd}"),
         events: events
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(ToOwned::to_owned)
+            .take(MAX_EVENTS)
+            .map(|event| redactor.clean(event).into())
             .collect(),
-        state: text(&value["status"]),
-        created_at: text(&value["created_at"]),
+        state: shown(&value["status"]),
+        created_at: shown(&value["created_at"]),
     })
 }
 
@@ -225,21 +294,28 @@ mod tests {
     }
 
     fn ids(body: &str) -> Result<Vec<String>, WireError> {
-        page(body.as_bytes(), None, &base(), 1, 0)
+        page(body.as_bytes(), None, &base(), 1, 0, &Redactor::default())
             .map(|p| p.webhooks.into_iter().map(|w| w.id).collect())
     }
 
     fn follow(body: &str, number: u64, seen: usize) -> Next {
-        page(body.as_bytes(), None, &base(), number, seen)
-            .unwrap()
-            .next
+        page(
+            body.as_bytes(),
+            None,
+            &base(),
+            number,
+            seen,
+            &Redactor::default(),
+        )
+        .unwrap()
+        .next
     }
 
     #[test]
     fn the_guides_own_answer_is_read() {
         let body = br#"{"webhook_id":"webhook_abc123","url":"https://your-app.com/webhooks/chekt",
             "events":["alarm.triggered","alarm.cleared"],"status":"active","created_at":"2024-01-15T10:30:00Z"}"#;
-        let webhook = webhook(body).unwrap();
+        let webhook = webhook(body, &Redactor::default()).unwrap();
         assert_eq!(webhook.id, "webhook_abc123");
         assert_eq!(webhook.state.as_deref(), Some("active"));
         assert_eq!(webhook.events, ["alarm.triggered", "alarm.cleared"]);
@@ -331,7 +407,11 @@ mod tests {
 
     #[test]
     fn a_link_to_another_host_is_not_followed_with_our_token() {
-        let at = |link| page(b"[]", Some(link), &base(), 1, 0).unwrap().next;
+        let at = |link| {
+            page(b"[]", Some(link), &base(), 1, 0, &Redactor::default())
+                .unwrap()
+                .next
+        };
         assert_eq!(
             at("<?page=2>; rel=\"next\""),
             Next::Link(base().join("?page=2").unwrap())

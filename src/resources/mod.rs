@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod conditions;
+pub mod foreign;
 pub mod keyring;
 pub mod reasons;
 pub mod remote;

@@ -5,6 +5,7 @@
 //!        ├─ Cluster        kubectl and a client in it; a namespace of its own per test
 //!        ├─ Gate           a cut that can be made between a process and a server
 //!        ├─ Interceptor    reads the calls of a controller, and stops the world at one of them
+//!        ├─ Adversary      a partner server that misbehaves on purpose
 //!        ├─ Balancer       in front of several receivers, as a Service is
 //!        ├─ Load           a sender of signed deliveries, and the oracle that says what became of them
 //!        ├─ ArgoCd         syncs the cluster from a repository on this disk
@@ -18,6 +19,7 @@
 // Each binary that includes this module uses only a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod adversary;
 pub mod argocd;
 pub mod assets;
 pub mod balancer;
@@ -40,6 +42,7 @@ pub mod sandbox_client;
 pub mod stage;
 pub mod tools;
 
+pub use adversary::Adversary;
 pub use argocd::ArgoCd;
 pub use balancer::Balancer;
 pub use cluster::Cluster;

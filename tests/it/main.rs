@@ -9,6 +9,7 @@ mod harness;
 
 mod account_deletion;
 mod adoption;
+mod adversary;
 mod ambiguity;
 mod canary;
 mod change;

@@ -6,6 +6,7 @@ use chekt_operator::resources::conditions::READY;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 
+use crate::harness::adversary::{Adversary, Form, Manner};
 use crate::harness::process::{Launch, Process, Role};
 use crate::harness::{Cluster, ControlPlane, Identity, Stage, StageOptions, eventually};
 
@@ -286,5 +287,48 @@ async fn the_labels_of_a_namespace_open_an_account_to_it_and_the_operators_defau
     assert_eq!(status.account.as_deref(), Some("team/default"));
     reason(&guest, "alarms", "AccountNotAllowed").await?;
     plane.stop();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_guest_sees_why_an_account_is_not_ready_and_not_what_chekt_said() -> anyhow::Result<()> {
+    let guest = Cluster::new("curious").await?;
+    let options = StageOptions {
+        controller: vec!["--watch-namespace".to_owned(), guest.namespace.clone()],
+        ..StageOptions::default()
+    };
+    let stage = Stage::with("discreet", options).await?;
+    let adversary = Adversary::start().await?;
+    let words = "a-word-that-chekt-repeats";
+    stage
+        .users
+        .put_secret("chekt-token", &[("token", words)])
+        .await?;
+    let account = json!({
+        "apiVersion": "chekt.com/v1alpha1", "kind": "ChektAccount", "metadata": {"name": "default"},
+        "spec": {
+            "baseURL": adversary.base_url(Manner::ListEcho(Form::Plain), 0),
+            "auth": {"accessToken": {"secretRef": {"name": "chekt-token", "key": "token"}}},
+            "allowedNamespaces": {"from": "All"},
+        },
+    });
+    stage.users.apply(&account.to_string()).await?;
+    let host = &stage.users.namespace;
+    apply_webhook(&stage.users, "own", Value::Null).await?;
+    apply_webhook(
+        &guest,
+        "alarms",
+        json!({"name": "default", "namespace": host}),
+    )
+    .await?;
+    let own = reason(&stage.users, "own", "AccountNotReady").await?;
+    assert!(own.message.contains("answered 422 odd"), "{}", own.message);
+    let ready = reason(&guest, "alarms", "AccountNotReady").await?;
+    assert_eq!(
+        ready.message,
+        format!(
+            "ChektAccount default in namespace {host} is not ready: Rejected. CHeKT refuses the webhook as it is written. Ask those who manage it"
+        )
+    );
     Ok(())
 }
