@@ -11,9 +11,7 @@ use super::{Finding, Step};
 use crate::resources::ChektWebhook;
 use crate::resources::conditions::{SUSPENDED, VERIFIED};
 use crate::resources::reasons::Reason;
-
-/// What the receiver says of a request without a signature, such as the one that this checkup makes itself.
-pub const UNSIGNED: &str = "the signature is missing";
+use crate::resources::refusal::Refusal;
 
 /// What was seen of test deliveries and refusals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,7 +73,8 @@ pub fn progress(webhook: &ChektWebhook, request: &str, before: &Mark) -> Progres
     }
     if let Some((at, why)) = &now.refused
         && now.refused != before.refused
-        && why != UNSIGNED
+        // This checkup makes such a request itself.
+        && why != Refusal::SignatureMissing.as_str()
         && before.refused.as_ref().is_none_or(|(then, _)| at >= then)
     {
         return Progress::Refused(why.clone());
@@ -124,25 +123,19 @@ pub fn judge(progress: &Progress, waited: &str) -> Finding {
     }
 }
 
-/// What is found of a refusal by our own receiver, in its own words (`receiver/ingest.rs`).
+/// What is found of a refusal by our own receiver, whose word `why` is.
 fn refused(why: &str) -> Finding {
-    let next = if why.contains("fits no key") {
-        "CHeKT signs with another secret, or a proxy changes the body: ask for a new secret (kubectl chekt rotate), and let nothing on the way rewrite or recode bodies"
-    } else if why.contains("no key") {
-        "see that controller and receiver have the same --operator-namespace, and that the receiver may list and watch its Secrets"
-    } else if why.contains("address is not allowed") {
-        "put CHeKT's addresses into --allow-from, and those of your Ingress into --trusted-proxy"
-    } else if why.contains("journal") {
-        "see /readyz of the receiver (port 8081): its disk is full or cannot be written"
-    } else if why.contains("Content-Encoding") {
-        "switch off whatever compresses requests on the way"
-    } else {
-        "look at the receiver's log, and at what stands between CHeKT and it"
-    };
+    let refusal = Refusal::ALL.iter().find(|refusal| refusal.as_str() == why);
     Finding::failed(
         Step::Delivery,
-        format!("the receiver refused a delivery: {why}"),
-        next,
+        format!(
+            "the receiver refused a delivery: {}",
+            refusal.map_or(why, |refusal| refusal.meaning())
+        ),
+        refusal.map_or(
+            "look at the receiver's log, and at what stands between CHeKT and it",
+            |refusal| refusal.remedy(),
+        ),
     )
 }
 
@@ -237,10 +230,13 @@ mod tests {
                 Progress::NotSent("says so".to_owned()),
             ),
             (
-                status("mine", pending, &refused("the signature fits no key")),
-                Progress::Refused("the signature fits no key".to_owned()),
+                status("mine", pending, &refused("SignatureMismatch")),
+                Progress::Refused("SignatureMismatch".to_owned()),
             ),
-            (status("mine", pending, &refused(UNSIGNED)), Progress::Asked),
+            (
+                status("mine", pending, &refused("SignatureMissing")),
+                Progress::Asked,
+            ),
         ];
         let before = Mark::of(&webhook(&status("old", yes, &known), false));
         for (status, expected) in cases {
@@ -251,8 +247,7 @@ mod tests {
 
     #[test]
     fn a_refusal_that_was_there_before_is_not_this_deliverys() {
-        let same =
-            json!({"lastRejectedAt": BEFORE, "lastRejectedReason": "the signature fits no key"});
+        let same = json!({"lastRejectedAt": BEFORE, "lastRejectedReason": "SignatureMismatch"});
         let seen = webhook(&status("mine", ("Unknown", "TestPending"), &same), false);
         assert_eq!(progress(&seen, "mine", &Mark::of(&seen)), Progress::Asked);
     }
@@ -260,12 +255,12 @@ mod tests {
     #[test]
     fn each_refusal_says_what_to_look_at() {
         for (why, next) in [
-            ("the signature fits no key", "rotate"),
-            ("the keyring holds no key yet", "--operator-namespace"),
-            ("the sender's address is not allowed", "--allow-from"),
-            ("the journal is full", "readyz"),
-            ("a Content-Encoding, which is not supported", "compresses"),
-            ("the body ended early", "log"),
+            ("SignatureMismatch", "rotate"),
+            ("KeyringEmpty", "--operator-namespace"),
+            ("OriginNotAllowed", "--allow-from"),
+            ("JournalFull", "--journal-max-records"),
+            ("ContentEncoded", "compression"),
+            ("OfANewerReceiver", "log"),
         ] {
             let found = judge(&Progress::Refused(why.to_owned()), "60 s");
             assert_eq!(found.outcome, Outcome::Failed);

@@ -8,7 +8,6 @@ use http::StatusCode;
 pub fn refusal(status: StatusCode) -> Option<&'static str> {
     Some(match status {
         StatusCode::METHOD_NOT_ALLOWED => "only POST is answered here\n",
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => "send the body without a Content-Encoding\n",
         StatusCode::PAYLOAD_TOO_LARGE => "the body is too large\n",
         StatusCode::REQUEST_TIMEOUT => "the body took too long\n",
         StatusCode::BAD_REQUEST => "the body ended early\n",

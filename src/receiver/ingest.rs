@@ -1,7 +1,7 @@
 //! One request to its answer: an honest 200, or a refusal that tells a stranger nothing.
 //!
 //! ```text
-//! sender -> method -> path -> encoding -> size -> signature header -> body -> keyring -> signature -> journal -> 200
+//! sender -> method -> path -> size -> signature header -> body -> keyring -> signature -> journal -> 200
 //! ```
 //!
 //! What is cheap comes first, so that a request without a chance costs neither memory nor a digest. A 200 means
@@ -29,6 +29,7 @@ use crate::delivery::event::UNREADABLE;
 use crate::delivery::{Delivery, Profile, Received, Refused, Signatures};
 use crate::journal::{Appended, Journal, JournalError};
 use crate::resources::keyring::Keyring;
+use crate::resources::refusal::Refusal;
 
 /// CHeKT waits five seconds for an answer (webhook-setup-guide, "Prerequisites"); the network has the fifth.
 const DEADLINE: Duration = Duration::from_secs(4);
@@ -66,96 +67,23 @@ pub trait Visit: Sync {
     fn verified(&self);
 }
 
-/// Why there is no 200.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    Origin,
-    Method,
-    Encoding,
-    TooLarge,
-    TooSlow,
-    BrokenBody,
-    NoRoom,
-    UnknownPath,
-    Signature(Refused),
-    NoKey,
-    NotRead,
-    JournalFull,
-    JournalClosed,
-    JournalFailed,
-}
-
-impl Refusal {
-    /// The answer. A sender that may not, an unknown path and every fault of a signature look the same from outside.
-    fn status(self) -> StatusCode {
-        match self {
-            Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Refusal::Encoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Refusal::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Refusal::BrokenBody => StatusCode::BAD_REQUEST,
-            Refusal::Origin | Refusal::UnknownPath | Refusal::Signature(_) => {
-                StatusCode::UNAUTHORIZED
-            }
-            Refusal::NoRoom
-            | Refusal::NoKey
-            | Refusal::NotRead
-            | Refusal::JournalFull
-            | Refusal::JournalClosed
-            | Refusal::JournalFailed => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    /// One word for metrics.
-    fn outcome(self) -> &'static str {
-        match self {
-            Refusal::Origin => "origin",
-            Refusal::Method => "method",
-            Refusal::Encoding => "encoding",
-            Refusal::TooLarge => "too_large",
-            Refusal::TooSlow => "too_slow",
-            Refusal::BrokenBody => "broken_body",
-            Refusal::NoRoom => "no_room",
-            Refusal::UnknownPath => "unknown_path",
-            Refusal::Signature(Refused::Missing) => "signature_missing",
-            Refusal::Signature(Refused::Malformed) => "signature_malformed",
-            Refusal::Signature(Refused::Mismatch) => "signature_mismatch",
-            Refusal::NoKey => "no_key",
-            Refusal::NotRead => "not_ready",
-            Refusal::JournalFull => "journal_full",
-            Refusal::JournalClosed => "draining",
-            Refusal::JournalFailed => "journal_failed",
-        }
-    }
-
-    /// A few words for the status of the webhook, where there is one.
-    fn reason(self) -> String {
-        match self {
-            Refusal::Origin => "the sender's address is not allowed".to_owned(),
-            Refusal::Method => "not a POST".to_owned(),
-            Refusal::Encoding => "a Content-Encoding, which is not supported".to_owned(),
-            Refusal::TooLarge => format!("the body is larger than {} KiB", LARGEST / 1024),
-            Refusal::TooSlow => "the body took too long to arrive".to_owned(),
-            Refusal::BrokenBody => "the body ended early".to_owned(),
-            Refusal::NoRoom => "too many large bodies at once".to_owned(),
-            Refusal::UnknownPath => "no such webhook".to_owned(),
-            Refusal::Signature(refused) => refused.to_string(),
-            Refusal::NoKey => "the keyring holds no key yet".to_owned(),
-            Refusal::NotRead => "the receiver has just started".to_owned(),
-            Refusal::JournalFull => "the journal is full".to_owned(),
-            Refusal::JournalClosed => "the receiver is ending".to_owned(),
-            Refusal::JournalFailed => "the journal cannot be written".to_owned(),
-        }
-    }
-}
-
 impl From<Unread> for Refusal {
     fn from(unread: Unread) -> Self {
         match unread {
-            Unread::TooLarge => Refusal::TooLarge,
-            Unread::TooSlow => Refusal::TooSlow,
-            Unread::Broken => Refusal::BrokenBody,
-            Unread::NoRoom => Refusal::NoRoom,
+            Unread::TooLarge => Refusal::BodyTooLarge,
+            Unread::TooSlow => Refusal::BodyTooSlow,
+            Unread::Broken => Refusal::BodyBroken,
+            Unread::NoRoom => Refusal::BodiesTooMany,
+        }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Missing => Refusal::SignatureMissing,
+            Refused::Malformed => Refusal::SignatureMalformed,
+            Refused::Mismatch => Refusal::SignatureMismatch,
         }
     }
 }
@@ -164,8 +92,7 @@ impl From<JournalError> for Refusal {
     fn from(error: JournalError) -> Self {
         match error {
             JournalError::Full => Refusal::JournalFull,
-            JournalError::Closed => Refusal::JournalClosed,
-            JournalError::Io(_) => Refusal::JournalFailed,
+            JournalError::Closed | JournalError::Io(_) => Refusal::JournalFailed,
         }
     }
 }
@@ -208,10 +135,10 @@ impl Ingest {
     {
         let (head, body) = request.into_parts();
         if !self.origins.admits(visit.peer(), &head.headers) {
-            return Err(Refusal::Origin);
+            return Err(Refusal::OriginNotAllowed);
         }
         if head.method != Method::POST {
-            return Err(Refusal::Method);
+            return Err(Refusal::MethodNotAllowed);
         }
         let place = place(head.uri.path())
             .ok_or(Refusal::UnknownPath)?
@@ -221,6 +148,7 @@ impl Ingest {
             Found::NotRead => None,
             Found::NoKey(webhook) | Found::Ready(webhook, _) => Some(webhook),
         };
+        let encoded = is_encoded(&head.headers);
         let signatures = self.signatures(&head.headers);
         // A body may take its time, and headers are larger than most bodies.
         drop(head);
@@ -235,29 +163,25 @@ impl Ingest {
             }
             Err(refusal) => refusal,
         };
+        let refusal = match refusal {
+            Refusal::SignatureMismatch if encoded => Refusal::ContentEncoded,
+            refusal => refusal,
+        };
         if let Some(webhook) = webhook {
             self.reports
-                .refused(&webhook.identity, &refusal.reason(), Timestamp::now());
+                .refused(&webhook.identity, refusal, Timestamp::now());
         }
         Err(refusal)
     }
 
     /// Everything that can be told from the headers alone.
     fn signatures(&self, headers: &HeaderMap) -> Result<Signatures, Refusal> {
-        // Unpacking would mean to verify other bytes than were sent, and a small body may unpack to a huge one.
-        let encodings = headers.get_all(CONTENT_ENCODING);
-        if encodings
-            .iter()
-            .any(|e| !e.as_bytes().eq_ignore_ascii_case(b"identity"))
-        {
-            return Err(Refusal::Encoding);
-        }
         if announced(headers).is_some_and(|length| length > LARGEST as u64) {
-            return Err(Refusal::TooLarge);
+            return Err(Refusal::BodyTooLarge);
         }
         let values = headers.get_all(self.profile.signature_header);
         Signatures::read(&self.profile, values.iter().map(HeaderValue::as_bytes))
-            .map_err(Refusal::Signature)
+            .map_err(Refusal::from)
     }
 
     /// Reads what is to be verified and finds out with which keys.
@@ -291,8 +215,8 @@ impl Ingest {
             let refusal = match found {
                 Found::Ready(webhook, keyring) => return Ok((webhook, keyring)),
                 Found::Nobody => return Err(Refusal::UnknownPath),
-                Found::NotRead => Refusal::NotRead,
-                Found::NoKey(_) => Refusal::NoKey,
+                Found::NotRead => Refusal::NotReady,
+                Found::NoKey(_) => Refusal::KeyringEmpty,
             };
             match tokio::time::timeout_at(began + KEYRING, index.changed()).await {
                 Ok(Ok(())) => {}
@@ -317,7 +241,7 @@ impl Ingest {
         let (body, _share) = body.into_parts();
         let delivery = Delivery::new(webhook.identity.clone(), body)
             .verify(signatures, keyring, now)
-            .map_err(Refusal::Signature)?;
+            .map_err(Refusal::from)?;
         visit.verified();
         let place = delivery.place().as_str();
         self.metrics.verified.get_or_create(&Place { place }).inc();
@@ -375,14 +299,20 @@ fn place(path: &str) -> Option<&str> {
     (is_name(namespace) && is_name(name)).then_some(place)
 }
 
+/// Whether the body is said to be coded. The signature is over the bytes as sent, so the coding is never undone.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
 fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn refuse(refusal: Refusal) -> Response<Full<Bytes>> {
-    let text = answers::refusal(refusal.status()).unwrap_or_default();
-    let mut response = answer(refusal.status(), text);
-    if refusal == Refusal::Method {
+    let status = refusal.status().unwrap_or(StatusCode::BAD_REQUEST);
+    let mut response = answer(status, answers::refusal(status).unwrap_or_default());
+    if refusal == Refusal::MethodNotAllowed {
         response
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("POST"));

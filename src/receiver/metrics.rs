@@ -8,7 +8,8 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use crate::cluster::meter::Meter as KubernetesMeter;
 use crate::delivery::Class;
-use crate::ops::metrics::{Label, Table};
+use crate::ops::metrics::{Label, Table, Value};
+use crate::resources::refusal::Refusal;
 
 /// What every name begins with.
 pub const PREFIX: &str = "chekt_receiver";
@@ -22,29 +23,30 @@ const SLOW: [f64; 15] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
 ];
 
+/// What becomes of a request with a 200.
+const ACKNOWLEDGED: [Value; 2] = [
+    ("accepted", "200: it is on disk"),
+    ("duplicate", "200: a copy was on disk already"),
+];
+
+/// What becomes of a request.
+const OUTCOMES: [Value; ACKNOWLEDGED.len() + Refusal::OUTCOMES.len()] = {
+    let mut all = [("", ""); ACKNOWLEDGED.len() + Refusal::OUTCOMES.len()];
+    let mut n = 0;
+    while n < all.len() {
+        all[n] = match n.checked_sub(ACKNOWLEDGED.len()) {
+            None => ACKNOWLEDGED[n],
+            Some(refusal) => Refusal::OUTCOMES[refusal],
+        };
+        n += 1;
+    }
+    all
+};
+
 /// What becomes of a request.
 pub const DELIVERY: Label = Label {
     name: "outcome",
-    values: &[
-        ("accepted", "200: it is on disk"),
-        ("duplicate", "200: a copy was on disk already"),
-        ("origin", "401: the sender is not in `--allow-from`"),
-        ("method", "405: not a POST"),
-        ("encoding", "415: it has a `Content-Encoding`"),
-        ("too_large", "413: the body is larger than 256 KiB"),
-        ("too_slow", "408: the body did not arrive in time"),
-        ("broken_body", "400: the body ended early"),
-        ("no_room", "503: too many large bodies at once"),
-        ("unknown_path", "401: no such webhook"),
-        ("signature_missing", "401: no signature header"),
-        ("signature_malformed", "401: the header holds no signature"),
-        ("signature_mismatch", "401: the signature fits no key"),
-        ("no_key", "503: the webhook's keyring has not come"),
-        ("not_ready", "503: the webhooks have not been read yet"),
-        ("journal_full", "503: as many deliveries wait as may"),
-        ("draining", "503: the receiver is ending"),
-        ("journal_failed", "503: the journal cannot be written"),
-    ],
+    values: &OUTCOMES,
 };
 
 /// Why a connection was cut, or not let in.

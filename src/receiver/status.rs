@@ -20,6 +20,7 @@ use super::metrics::{Metrics, Outcome};
 use crate::cluster::{ClusterError, deliveries};
 use crate::delivery::delay;
 use crate::resources::keyring::WebhookIdentity;
+use crate::resources::refusal::Refusal;
 use crate::resources::webhook::{Delay, Deliveries};
 
 /// The least time between two writes for one webhook.
@@ -114,12 +115,13 @@ impl Ledger {
         }
     }
 
-    fn refused(&mut self, webhook: &WebhookIdentity, reason: &str, at: Timestamp) {
+    fn refused(&mut self, webhook: &WebhookIdentity, refusal: Refusal, at: Timestamp) {
         let entry = self.entry(webhook);
         entry.changed = true;
         entry.refused += 1;
         entry.deliveries.last_rejected_at = Some(seconds(at));
-        entry.deliveries.last_rejected_reason = Some(reason.to_owned());
+        entry.deliveries.last_rejected_reason = Some(refusal.as_str().to_owned());
+        entry.deliveries.last_rejected_message = Some(refusal.message().to_owned());
     }
 
     /// Notes which webhooks are to be told of a delay, or that it is over.
@@ -241,6 +243,7 @@ fn merged(ours: Deliveries, live: Option<&Deliveries>) -> Deliveries {
     if time(&live.last_rejected_at) > time(&all.last_rejected_at) {
         all.last_rejected_at = live.last_rejected_at;
         all.last_rejected_reason = live.last_rejected_reason;
+        all.last_rejected_message = live.last_rejected_message;
     }
     all
 }
@@ -259,9 +262,9 @@ impl Reports {
         self.changed.notify_one();
     }
 
-    /// A delivery to the path of a webhook that exists was refused. `reason` is one of ours, never the sender's.
-    pub fn refused(&self, webhook: &WebhookIdentity, reason: &str, at: Timestamp) {
-        self.lock().refused(webhook, reason, at);
+    /// A request to the path of a webhook that exists was refused.
+    pub fn refused(&self, webhook: &WebhookIdentity, refusal: Refusal, at: Timestamp) {
+        self.lock().refused(webhook, refusal, at);
         self.changed.notify_one();
     }
 
@@ -457,10 +460,10 @@ mod tests {
     #[test]
     fn ten_thousand_refusals_are_one_write_and_their_number() {
         let mut ledger = Ledger::default();
-        ledger.refused(&webhook(), "the signature fits no key", at(1));
+        ledger.refused(&webhook(), Refusal::SignatureMismatch, at(1));
         ledger.due(sec(100), false);
         for _ in 0..10_000 {
-            ledger.refused(&webhook(), "the signature fits no key", at(2));
+            ledger.refused(&webhook(), Refusal::SignatureMismatch, at(2));
             assert!(ledger.due(sec(101), false).is_empty());
         }
         let due = ledger.due(sec(130), false);

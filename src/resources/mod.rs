@@ -8,6 +8,7 @@ pub mod conditions;
 pub mod foreign;
 pub mod keyring;
 pub mod reasons;
+pub mod refusal;
 pub mod remote;
 pub mod told;
 pub mod webhook;

@@ -296,9 +296,13 @@ pub struct Deliveries {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_rejected_at: Option<Time>,
 
-    /// Why it was refused.
+    /// Why it was refused, in one word of docs/conditions.md such as `SignatureMismatch`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_rejected_reason: Option<String>,
+
+    /// What is wrong with that delivery and what to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_rejected_message: Option<String>,
 
     /// There only while a delivery has waited for longer than a minute to become an Event.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -16,6 +16,7 @@ use chekt_operator::resources::conditions::{
     ACTIVE, DELIVERIES_DELAYED, READY, RECONCILING, STALLED, SUSPENDED, SYNCED, VERIFIED,
 };
 use chekt_operator::resources::reasons::{Reason, Whose};
+use chekt_operator::resources::refusal::Refusal;
 use chekt_operator::resources::told::Told;
 use chekt_operator::resources::{self, ChektAccount, ChektWebhook, keyring};
 use chekt_operator::{controller, receiver};
@@ -405,6 +406,23 @@ fn conditions() -> String {
             reason.whose().text(),
             cell(reason.meaning()),
             cell(reason.remedy()),
+        ));
+    }
+    out.push_str(
+        "\n## Refusals\n\nWhy a request to the receiver did not end in 200. Where the path names a webhook, \
+         `status.deliveries.lastRejectedReason` has the word and `lastRejectedMessage` says the same as this table; \
+         `chekt_receiver_deliveries_total` counts each as the `outcome` of the same name in snake case.\n\n\
+         | reason | answer | meaning | what to do |\n| --- | --- | --- | --- |\n",
+    );
+    for refusal in Refusal::ALL {
+        let answer = refusal
+            .status()
+            .map_or("none".to_owned(), |status| status.as_u16().to_string());
+        out.push_str(&format!(
+            "| {} | {answer} | {} | {} |\n",
+            refusal.as_str(),
+            cell(refusal.meaning()),
+            cell(refusal.remedy()),
         ));
     }
     out

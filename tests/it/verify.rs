@@ -324,7 +324,7 @@ async fn a_secret_that_does_not_fit_is_found_by_the_test_delivery() -> anyhow::R
         &said,
         "delivery",
         "failed",
-        "the signature fits no key",
+        "signature fits no key",
         "rotate",
     );
     finds(&said, "event", "skipped", "", "");

@@ -379,12 +379,12 @@ fn detail(
     row(
         "Last refusal",
         time(&deliveries.last_rejected_at).map(|at| {
+            let why = deliveries.last_rejected_reason.as_deref();
+            let message = deliveries.last_rejected_message.as_deref();
             format!(
-                "{}, {at}",
-                deliveries
-                    .last_rejected_reason
-                    .as_deref()
-                    .unwrap_or("unknown")
+                "{}, {at}: {}",
+                why.unwrap_or("unknown"),
+                message.unwrap_or("no message")
             )
         }),
     );

@@ -374,14 +374,3 @@ impl Checkup<'_> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::delivery::Refused;
-
-    #[test]
-    fn our_own_request_is_known_by_the_receivers_words() {
-        assert_eq!(delivery::UNSIGNED, Refused::Missing.to_string());
-    }
-}
