@@ -37,7 +37,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -55,6 +54,7 @@ use crate::leadership::election::Timing;
 use crate::leadership::fence::Fence;
 use crate::ops::clock::since_boot;
 use crate::ops::health::{Gate, Readiness};
+use crate::ops::listen::listen;
 use crate::ops::metrics::Table;
 use crate::ops::{build, process, server};
 use crate::resources::{ChektAccount, ChektWebhook};
@@ -77,7 +77,7 @@ pub async fn run(args: ControllerArgs, end: CancellationToken) -> anyhow::Result
     process::register(&mut table);
     build::register(&mut table);
     let client = cluster::client::connect_behind(&fence, &metrics.kubernetes).await?;
-    let listener = TcpListener::bind(args.ops_address)
+    let listener = listen(args.ops_address)
         .await
         .with_context(|| format!("cannot listen on {} (--ops-address)", args.ops_address))?;
     let ops = listener.local_addr()?;

@@ -4,6 +4,7 @@ pub mod build;
 pub mod clock;
 pub mod exposition;
 pub mod health;
+pub mod listen;
 pub mod logs;
 pub mod metrics;
 pub mod process;

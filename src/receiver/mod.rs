@@ -465,7 +465,7 @@ fn scopes(namespaces: Vec<String>) -> Vec<Option<String>> {
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
+    ops::listen::listen(address)
         .await
         .with_context(|| format!("cannot listen on {address}"))
 }

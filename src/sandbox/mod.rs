@@ -201,7 +201,7 @@ pub async fn run(args: SandboxArgs, end: CancellationToken) -> anyhow::Result<()
         burst,
         insecure_urls: allow_insecure_urls,
     };
-    let listener = TcpListener::bind(listen)
+    let listener = crate::ops::listen::listen(listen)
         .await
         .with_context(|| format!("cannot listen on {listen}"))?;
     serve(listener, settings, end).await

@@ -1,6 +1,9 @@
 //! Our processes as anyone who runs them sees them: where they listen, how they end, and that they come back; and the
 //! gate by which the other tests take a server away from them.
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::harness::{Cluster, Gate, Identity, Launch, Process, Role, eventually};
@@ -42,6 +45,51 @@ async fn both_get_ready_and_end_in_good_order_when_asked() -> anyhow::Result<()>
         assert!(!metrics.contains("# EOF"), "{metrics}");
         let status = process.terminate(END).await?;
         assert!(status.success(), "{status}\n{}", process.log_tail());
+    }
+    Ok(())
+}
+
+/// A library that takes IPv6 away from a program, as a kernel that was booted with `ipv6.disable=1` does.
+fn without_ipv6(dir: &Path) -> anyhow::Result<PathBuf> {
+    let (source, library) = (dir.join("without_ipv6.c"), dir.join("without_ipv6.so"));
+    std::fs::write(
+        &source,
+        "#include <errno.h>\n#include <sys/socket.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n\
+         int socket(int domain, int type, int protocol) {\n\
+         if (domain == AF_INET6) { errno = EAFNOSUPPORT; return -1; }\n\
+         return syscall(SYS_socket, domain, type, protocol); }\n",
+    )?;
+    let made = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status()?;
+    anyhow::ensure!(made.success(), "{made}");
+    Ok(library)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn on_a_node_without_ipv6_every_process_listens_on_ipv4() -> anyhow::Result<()> {
+    let cluster = Cluster::new("ipv4").await?;
+    let dir = tempfile::tempdir()?;
+    let library = without_ipv6(dir.path())?;
+    let launches = [
+        controller(&cluster),
+        receiver(&cluster, &dir.path().join("journal")),
+        Launch::new(Role::Sandbox).flag("--token", "token"),
+    ];
+    for launch in launches {
+        let mut launch = launch.env("LD_PRELOAD", library.display());
+        for name in ["ops", "public"] {
+            let everywhere = "[::]:0".parse()?;
+            launch.addresses.insert(name.to_owned(), everywhere);
+        }
+        let process = Process::start(launch).await?;
+        for address in [process.ops(), process.public()].into_iter().flatten() {
+            assert_eq!(address.ip().to_string(), "0.0.0.0");
+            let loopback = SocketAddr::from(([127, 0, 0, 1], address.port()));
+            tokio::net::TcpStream::connect(loopback).await?;
+        }
     }
     Ok(())
 }
