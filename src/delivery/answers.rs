@@ -9,6 +9,7 @@ pub fn refusal(status: StatusCode) -> Option<&'static str> {
     Some(match status {
         StatusCode::METHOD_NOT_ALLOWED => "only POST is answered here\n",
         StatusCode::PAYLOAD_TOO_LARGE => "the body is too large\n",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "the headers are too large\n",
         StatusCode::REQUEST_TIMEOUT => "the body took too long\n",
         StatusCode::BAD_REQUEST => "the body ended early\n",
         StatusCode::UNAUTHORIZED => "not authorized\n",

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 /// The largest body in bytes. The guide's samples have about 200.
@@ -22,13 +22,22 @@ const ALL: usize = 32 * LARGEST;
 /// How long a body may take to arrive.
 const LONGEST: Duration = Duration::from_secs(3);
 
+/// How many requests may wait for a keyring at once, with their bodies in memory.
+const WAITING: usize = 64;
+
 /// The allowance that all bodies share. Clones share it too.
 #[derive(Clone, Debug)]
-pub struct Allowance(Arc<Semaphore>);
+pub struct Allowance {
+    bytes: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
 
 impl Default for Allowance {
     fn default() -> Self {
-        Allowance(Arc::new(Semaphore::new(ALL)))
+        Allowance {
+            bytes: Arc::new(Semaphore::new(ALL)),
+            waiting: Arc::new(Semaphore::new(WAITING)),
+        }
     }
 }
 
@@ -65,6 +74,12 @@ pub enum Unread {
 }
 
 impl Allowance {
+    /// A turn to wait with a body in memory, if one is left.
+    #[must_use]
+    pub fn wait(&self) -> Option<SemaphorePermit<'_>> {
+        self.waiting.try_acquire().ok()
+    }
+
     /// Reads a body whose request began at this moment.
     ///
     /// # Errors
@@ -116,7 +131,7 @@ impl Allowance {
 
     async fn take(&self, bytes: usize, deadline: Instant) -> Result<OwnedSemaphorePermit, Unread> {
         let bytes = u32::try_from(bytes).map_err(|_| Unread::TooLarge)?;
-        let taken = Arc::clone(&self.0).acquire_many_owned(bytes);
+        let taken = Arc::clone(&self.bytes).acquire_many_owned(bytes);
         match tokio::time::timeout_at(deadline, taken).await {
             Ok(Ok(permit)) => Ok(permit),
             // It is never closed; if it were, there would be no room.
@@ -151,10 +166,10 @@ mod tests {
         let held = allowance.read(body(chunks, true), Instant::now()).await;
         let held = held.unwrap();
         assert_eq!(held.bytes, sent);
-        assert_eq!(allowance.0.available_permits(), ALL - (LARGEST - FREE));
+        assert_eq!(allowance.bytes.available_permits(), ALL - (LARGEST - FREE));
         assert_eq!(held.bytes.capacity(), LARGEST);
         drop(held);
-        assert_eq!(allowance.0.available_permits(), ALL);
+        assert_eq!(allowance.bytes.available_permits(), ALL);
     }
 
     #[tokio::test]
@@ -167,7 +182,7 @@ mod tests {
         assert_eq!(read(LARGEST).await.unwrap().bytes.len(), LARGEST);
         assert_eq!(read(LARGEST + 1).await.unwrap_err(), Unread::TooLarge);
         assert!(read(0).await.unwrap().bytes.is_empty());
-        assert_eq!(allowance.0.available_permits(), ALL);
+        assert_eq!(allowance.bytes.available_permits(), ALL);
     }
 
     #[tokio::test(start_paused = true)]
@@ -184,7 +199,10 @@ mod tests {
             allowance.read(body(chunks, true), Instant::now()).await
         };
         tokio::time::sleep(Duration::from_millis(10)).await;
-        assert!(allowance.0.available_permits() < LARGEST, "it is used up");
+        assert!(
+            allowance.bytes.available_permits() < LARGEST,
+            "it is used up"
+        );
         let began = Instant::now();
         assert_eq!(small().await.unwrap().bytes.len(), 300);
         assert_eq!(began.elapsed(), Duration::ZERO);
@@ -197,6 +215,6 @@ mod tests {
             );
         }
         assert!(began.elapsed() <= LONGEST);
-        assert_eq!(allowance.0.available_permits(), ALL);
+        assert_eq!(allowance.bytes.available_permits(), ALL);
     }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::opening::Opening;
+
 /// What a connection is granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
@@ -76,6 +78,10 @@ pub struct Conduct {
     since: Instant,
     /// When the first byte of a header came that is not complete.
     header: Option<Instant>,
+    /// The first bytes of that header.
+    opening: Opening,
+    /// The last request had its answer before all of its body came, so what comes now may be the rest of it.
+    leftover: bool,
     http2: bool,
     proven: bool,
     requests: u32,
@@ -94,6 +100,8 @@ impl Conduct {
             came: now,
             since: now,
             header: None,
+            opening: Opening::default(),
+            leftover: false,
             http2: false,
             proven: false,
             requests: 0,
@@ -112,10 +120,30 @@ impl Conduct {
         }
     }
 
+    /// These bytes have come, as a request or as what stands in its place.
+    pub fn read(&mut self, bytes: &[u8]) {
+        if self.in_progress == 0 && !self.http2 && !self.leftover {
+            self.opening.push(bytes);
+        }
+    }
+
+    /// The TLS handshake has succeeded: what came until now is no request.
+    pub fn shaken(&mut self) {
+        self.opening.clear();
+    }
+
+    /// The first bytes of a request that has not become one.
+    #[must_use]
+    pub fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
     /// The headers of a request are complete.
     pub fn request(&mut self, http2: bool) {
         self.http2 = http2;
         self.header = None;
+        self.opening.clear();
+        self.leftover = false;
         self.requests = self.requests.saturating_add(1);
         self.in_progress = self.in_progress.saturating_add(1);
     }
@@ -123,6 +151,11 @@ impl Conduct {
     /// A request had a valid signature, or the peer is trusted for another reason.
     pub fn prove(&mut self) {
         self.proven = true;
+    }
+
+    /// A request has its answer and not all of its body was read.
+    pub fn leave_body(&mut self) {
+        self.leftover = true;
     }
 
     /// A request has its answer, or was withdrawn.

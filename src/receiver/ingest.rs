@@ -1,21 +1,30 @@
 //! One request to its answer: an honest 200, or a refusal that tells a stranger nothing.
 //!
 //! ```text
-//! sender -> method -> path -> size -> signature header -> body -> keyring -> signature -> journal -> 200
+//! account -> sender -> method -> size -> signature header -> body -> keyring -> signature -> journal -> 200
 //! ```
 //!
-//! What is cheap comes first, so that a request without a chance costs neither memory nor a digest. A 200 means
-//! that the delivery is on disk; nothing else earns one, and a valid signature always does, whatever the body.
+//! A 200 means that the delivery is on disk; nothing else earns one, and a valid signature always does, whatever the
+//! body, its coding and the other headers say.
+//!
+//! Until the signature is verified, nothing that a sender can see depends on the path: neither answer nor time. So the
+//! path is looked up last, and a path without a key costs the same digest and the same wait as one with a key.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::{Body, Bytes};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use axum::{Extension, Router};
+use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode, Version};
 use k8s_openapi::jiff::Timestamp;
+use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -26,17 +35,19 @@ use super::origin::Origins;
 use super::status::Reports;
 use crate::delivery::answers;
 use crate::delivery::event::UNREADABLE;
+use crate::delivery::signature::{self, Verified};
 use crate::delivery::{Delivery, Profile, Received, Refused, Signatures};
 use crate::journal::{Appended, Journal, JournalError};
-use crate::resources::keyring::Keyring;
 use crate::resources::refusal::Refusal;
 
 /// CHeKT waits five seconds for an answer (webhook-setup-guide, "Prerequisites"); the network has the fifth.
 const DEADLINE: Duration = Duration::from_secs(4);
 /// How long after the request's headers we wait for a keyring that is on its way.
 const KEYRING: Duration = Duration::from_secs(2);
-/// What stands before the namespace and name of a webhook in a path.
-const PREFIX: &str = "/webhooks/";
+/// Where the health checks of load balancers ask. The answer says that the process serves, and nothing else.
+const HEALTH: &str = "/healthz";
+/// The most bytes of headers that a request over HTTP/2 may have, counted as the protocol does.
+const HTTP2_HEADERS: usize = 8 * 1024;
 /// The longest name of an event in a log line.
 const LONGEST_EVENT: usize = 128;
 
@@ -60,11 +71,138 @@ pub struct Ingest {
 }
 
 /// The connection that a request came over, as far as it is of interest here.
-pub trait Visit: Sync {
+pub trait Visit: Send + Sync {
     /// The address of the peer.
     fn peer(&self) -> IpAddr;
     /// The request has a valid signature, and is about to be written down.
     fn verified(&self);
+}
+
+/// The connection of a request; the server adds it to each.
+#[derive(Clone)]
+pub struct Visitor(pub Arc<dyn Visit>);
+
+/// When a request began, and the `namespace/name` of its path.
+#[derive(Clone, Debug)]
+struct Arrival {
+    began: Instant,
+    place: Option<Arc<str>>,
+}
+
+/// A request whose headers leave it a chance.
+struct Signed {
+    visitor: Visitor,
+    arrival: Arrival,
+    signatures: Signatures,
+    encoded: bool,
+}
+
+/// A delivery is on disk.
+#[derive(Clone, Copy, Debug)]
+struct Acknowledged(Appended);
+
+/// The public port.
+pub fn router(ingest: Arc<Ingest>) -> Router {
+    // One handler for all other paths and methods, so that none of them has an answer of its own.
+    Router::new()
+        .route(HEALTH, any(deliver).get(async || "ok\n"))
+        .fallback(deliver)
+        .layer(middleware::from_fn_with_state(Arc::clone(&ingest), account))
+        .with_state(ingest)
+}
+
+async fn deliver(
+    State(ingest): State<Arc<Ingest>>,
+    signed: Signed,
+    body: Held,
+) -> Result<Acknowledged, Refusal> {
+    ingest.settle(signed, body).await.map(Acknowledged)
+}
+
+/// Counts every request by what became of it, and tells the webhook's owner of a refusal.
+async fn account(State(ingest): State<Arc<Ingest>>, mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let place: Option<Arc<str>> = place(request.uri().path()).map(Arc::from);
+    let mut unanswered = Unanswered {
+        ingest: &ingest,
+        place: place.as_deref(),
+        refusal: Some(Refusal::ConnectionLost),
+    };
+    let arrival = Arrival {
+        began,
+        place: place.clone(),
+    };
+    request.extensions_mut().insert(arrival);
+    let response = next.run(request).await;
+    let outcome = response.extensions();
+    unanswered.refusal = outcome.get::<Refusal>().copied();
+    if let Some(Acknowledged(appended)) = outcome.get() {
+        ingest.metrics.delivery(outcome_of(*appended));
+        let seconds = began.elapsed().as_secs_f64();
+        ingest.metrics.durable_seconds.observe(seconds);
+    }
+    response
+}
+
+/// A request that has no 200 yet. It may be dropped at any moment: the peer can go, or take a stream back.
+struct Unanswered<'r> {
+    ingest: &'r Ingest,
+    place: Option<&'r str>,
+    refusal: Option<Refusal>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(refusal) = self.refusal {
+            self.ingest.refused(refusal, self.place);
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Ingest>> for Signed {
+    type Rejection = Refusal;
+
+    /// Everything that can be told from the headers alone.
+    async fn from_request_parts(parts: &mut Parts, ingest: &Arc<Ingest>) -> Result<Self, Refusal> {
+        let extensions = &parts.extensions;
+        // Whoever serves the router adds both.
+        let (Some(visitor), Some(arrival)) = (extensions.get::<Visitor>(), extensions.get()) else {
+            return Err(Refusal::OriginNotAllowed);
+        };
+        let headers = &parts.headers;
+        if parts.version == Version::HTTP_2 && size(parts) > HTTP2_HEADERS {
+            return Err(Refusal::HeadersTooLarge);
+        }
+        if !ingest.origins.admits(visitor.0.peer(), headers) {
+            return Err(Refusal::OriginNotAllowed);
+        }
+        if parts.method != Method::POST {
+            return Err(Refusal::MethodNotAllowed);
+        }
+        if announced(headers).is_some_and(|length| length > LARGEST as u64) {
+            return Err(Refusal::BodyTooLarge);
+        }
+        let values = headers.get_all(ingest.profile.signature_header);
+        let values = values.iter().map(HeaderValue::as_bytes);
+        Ok(Signed {
+            signatures: Signatures::read(&ingest.profile, values)?,
+            encoded: is_encoded(headers),
+            visitor: visitor.clone(),
+            arrival: Arrival::clone(arrival),
+        })
+    }
+}
+
+impl FromRequest<Arc<Ingest>> for Held {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, ingest: &Arc<Ingest>) -> Result<Self, Refusal> {
+        let arrival = request.extensions().get::<Arrival>();
+        let began = arrival.map_or_else(Instant::now, |arrival| arrival.began);
+        // A body may take its time, and headers are larger than most bodies: they go here.
+        let body = request.into_body();
+        Ok(ingest.bodies.read(body, began).await?)
+    }
 }
 
 impl From<Unread> for Refusal {
@@ -97,152 +235,111 @@ impl From<JournalError> for Refusal {
     }
 }
 
-impl Ingest {
-    /// Answers one request, within four seconds.
-    pub async fn handle<B>(&self, request: Request<B>, visit: &impl Visit) -> Response<Full<Bytes>>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let began = Instant::now();
-        match self.receive(request, visit, began).await {
-            Ok(appended) => {
-                self.metrics.delivery(match appended {
-                    Appended::New => "accepted",
-                    Appended::Known => "duplicate",
-                });
-                let seconds = began.elapsed().as_secs_f64();
-                self.metrics.durable_seconds.observe(seconds);
-                answer(StatusCode::OK, "ok\n")
-            }
-            Err(refusal) => {
-                self.metrics.delivery(refusal.outcome());
-                tracing::debug!(outcome = refusal.outcome(), "refused");
-                refuse(refusal)
-            }
-        }
+impl IntoResponse for Acknowledged {
+    fn into_response(self) -> Response {
+        (Extension(self), "ok\n").into_response()
     }
+}
 
-    async fn receive<B>(
-        &self,
-        request: Request<B>,
-        visit: &impl Visit,
-        began: Instant,
-    ) -> Result<Appended, Refusal>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let (head, body) = request.into_parts();
-        if !self.origins.admits(visit.peer(), &head.headers) {
-            return Err(Refusal::OriginNotAllowed);
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        // A refusal without a number is of a connection that has ended, and never comes here.
+        let status = self.status().unwrap_or(StatusCode::BAD_REQUEST);
+        let text = answers::refusal(status).unwrap_or_default();
+        let mut response = (status, Extension(self), text).into_response();
+        if self == Refusal::MethodNotAllowed {
+            let post = HeaderValue::from_static("POST");
+            response.headers_mut().insert(ALLOW, post);
         }
-        if head.method != Method::POST {
-            return Err(Refusal::MethodNotAllowed);
-        }
-        let place = place(head.uri.path())
-            .ok_or(Refusal::UnknownPath)?
-            .to_owned();
-        let webhook = match self.index.borrow().find(&place, Timestamp::now()) {
-            Found::Nobody => return Err(Refusal::UnknownPath),
-            Found::NotRead => None,
-            Found::NoKey(webhook) | Found::Ready(webhook, _) => Some(webhook),
-        };
-        let encoded = is_encoded(&head.headers);
-        let signatures = self.signatures(&head.headers);
-        // A body may take its time, and headers are larger than most bodies.
-        drop(head);
-        let outcome = self.read(signatures, body, &place, began).await;
-        let refusal = match outcome {
-            Ok((webhook, keyring, signatures, body)) => {
-                let settled = self.settle(&webhook, &keyring, &signatures, body, visit, began);
-                match settled.await {
-                    Ok(appended) => return Ok(appended),
-                    Err(refusal) => refusal,
-                }
-            }
-            Err(refusal) => refusal,
-        };
-        let refusal = match refusal {
-            Refusal::SignatureMismatch if encoded => Refusal::ContentEncoded,
-            refusal => refusal,
-        };
+        response
+    }
+}
+
+impl Ingest {
+    /// Counts a request that does not end in 200, and tells the owner of the webhook at this place, where there is one.
+    pub fn refused(&self, refusal: Refusal, place: Option<&str>) {
+        self.metrics.delivery(refusal.outcome());
+        tracing::debug!(outcome = refusal.outcome(), "refused");
+        let webhook = place.and_then(|place| self.index.borrow().at(place).cloned());
         if let Some(webhook) = webhook {
             self.reports
                 .refused(&webhook.identity, refusal, Timestamp::now());
         }
-        Err(refusal)
     }
 
-    /// Everything that can be told from the headers alone.
-    fn signatures(&self, headers: &HeaderMap) -> Result<Signatures, Refusal> {
-        if announced(headers).is_some_and(|length| length > LARGEST as u64) {
-            return Err(Refusal::BodyTooLarge);
-        }
-        let values = headers.get_all(self.profile.signature_header);
-        Signatures::read(&self.profile, values.iter().map(HeaderValue::as_bytes))
-            .map_err(Refusal::from)
-    }
-
-    /// Reads what is to be verified and finds out with which keys.
-    async fn read<B>(
+    /// Finds a key that the signature fits.
+    ///
+    /// A keyring may be on its way: that of a webhook that was made a moment ago, or all of them after a start. Waiting
+    /// costs less than a refusal, three of which switch the webhook off. For a time in which one may be on its way,
+    /// every request without a valid signature waits, so that none of them tells whose it is.
+    async fn believe(
         &self,
-        signatures: Result<Signatures, Refusal>,
-        body: B,
-        place: &str,
-        began: Instant,
-    ) -> Result<(Arc<Webhook>, Arc<Keyring>, Signatures, Held), Refusal>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let signatures = signatures?;
-        let body = self.bodies.read(body, began).await?;
-        let (webhook, keyring) = self.keyring(place, began).await?;
-        Ok((webhook, keyring, signatures, body))
-    }
-
-    /// The keyring of a webhook, which may be on its way: a webhook that was made a moment ago, or a receiver that
-    /// was started a moment ago. Waiting costs less than a refusal, three of which switch the webhook off.
-    async fn keyring(
-        &self,
-        place: &str,
-        began: Instant,
-    ) -> Result<(Arc<Webhook>, Arc<Keyring>), Refusal> {
-        let mut index = self.index.clone();
-        loop {
-            let found = index.borrow_and_update().find(place, Timestamp::now());
-            let refusal = match found {
-                Found::Ready(webhook, keyring) => return Ok((webhook, keyring)),
-                Found::Nobody => return Err(Refusal::UnknownPath),
-                Found::NotRead => Refusal::NotReady,
-                Found::NoKey(_) => Refusal::KeyringEmpty,
-            };
-            match tokio::time::timeout_at(began + KEYRING, index.changed()).await {
-                Ok(Ok(())) => {}
-                // In time or not, there is nobody left who could bring it.
-                Ok(Err(_)) | Err(_) => return Err(refusal),
+        signed: &Signed,
+        body: Vec<u8>,
+    ) -> Result<(Arc<Webhook>, Delivery<Verified>), Refusal> {
+        let began = signed.arrival.began;
+        let find = |index: &Index| match &signed.arrival.place {
+            Some(place) => index.find(place, Timestamp::now()),
+            None => Found::Nobody,
+        };
+        let known = |index: &Index| match find(index) {
+            ready @ Found::Ready(..) => Some(ready),
+            other => index.is_settled(Instant::now()).then_some(other),
+        };
+        let found = self.wait(began, known).await;
+        let found = found.unwrap_or_else(|| find(&self.index.borrow()));
+        let refusal = match found {
+            Found::Ready(webhook, keyring) => {
+                let delivery = Delivery::new(webhook.identity.clone(), body);
+                match delivery.verify(&signed.signatures, &keyring, Timestamp::now()) {
+                    Ok(delivery) => return Ok((webhook, delivery)),
+                    Err(_) if signed.encoded => Refusal::ContentEncoded,
+                    Err(refused) => refused.into(),
+                }
             }
+            none => {
+                signature::disbelieve(&body, &signed.signatures);
+                match none {
+                    Found::NoKey(_) => Refusal::KeyringEmpty,
+                    _ => Refusal::UnknownPath,
+                }
+            }
+        };
+        let settled = |index: &Index| index.is_settled(Instant::now()).then_some(());
+        self.wait(began, settled).await;
+        if self.index.borrow().is_read() {
+            Err(refusal)
+        } else {
+            Err(Refusal::NotReady)
         }
+    }
+
+    /// Waits until the index shows what is looked for, and for so long as a request may wait for it.
+    async fn wait<T>(&self, began: Instant, look: impl Fn(&Index) -> Option<T>) -> Option<T> {
+        if let Some(found) = look(&self.index.borrow()) {
+            return Some(found);
+        }
+        let _turn = self.bodies.wait()?;
+        let mut index = self.index.clone();
+        let found = async {
+            loop {
+                if let Some(found) = look(&index.borrow_and_update()) {
+                    return Some(found);
+                }
+                // In time or not, there is nobody left who could bring it.
+                index.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout_at(began + KEYRING, found).await.ok()?
     }
 
     /// Verifies, and writes to the journal what is verified.
-    async fn settle(
-        &self,
-        webhook: &Webhook,
-        keyring: &Keyring,
-        signatures: &Signatures,
-        body: Held,
-        visit: &impl Visit,
-        began: Instant,
-    ) -> Result<Appended, Refusal> {
-        let now = Timestamp::now();
+    async fn settle(&self, signed: Signed, body: Held) -> Result<Appended, Refusal> {
         // Its share of the memory goes back once it is on disk, or is not going to be.
         let (body, _share) = body.into_parts();
-        let delivery = Delivery::new(webhook.identity.clone(), body)
-            .verify(signatures, keyring, now)
-            .map_err(Refusal::from)?;
-        visit.verified();
+        let (webhook, delivery) = self.believe(&signed, body).await?;
+        let (now, began) = (Timestamp::now(), signed.arrival.began);
+        signed.visitor.0.verified();
         let place = delivery.place().as_str();
         self.metrics.verified.get_or_create(&Place { place }).inc();
         let (received, content) = Received::new(delivery, &webhook.known, now);
@@ -262,10 +359,7 @@ impl Ingest {
             Ok(appended) => {
                 self.reports.verified(identity, &event, &key_id, now);
                 self.metrics.last_verified.set(now.as_second());
-                let outcome = match appended {
-                    Appended::New => "accepted",
-                    Appended::Known => "duplicate",
-                };
+                let outcome = outcome_of(*appended);
                 // The publisher tells of each delivery once; of a copy nobody else does.
                 match appended {
                     Appended::New => {
@@ -284,19 +378,58 @@ impl Ingest {
     }
 }
 
-/// `namespace/name` of a path, if it is one of ours to the letter: nothing is decoded or normalised, for CHeKT calls
-/// what we registered.
-fn place(path: &str) -> Option<&str> {
-    let place = path.strip_prefix(PREFIX)?;
-    let (namespace, name) = place.split_once('/')?;
+fn outcome_of(appended: Appended) -> &'static str {
+    match appended {
+        Appended::New => "accepted",
+        Appended::Known => "duplicate",
+    }
+}
+
+/// `namespace/name` of a path, if it is the path of a webhook in any spelling: CHeKT calls what the controller
+/// registered, but a proxy on the way may escape characters, double or append a slash.
+#[must_use]
+pub fn place(path: &str) -> Option<Cow<'_, str>> {
+    if let Some(place) = path.strip_prefix("/webhooks/").filter(|p| is_place(p)) {
+        return Some(Cow::Borrowed(place));
+    }
+    let path = percent_decode_str(path).decode_utf8().ok()?;
+    let mut segments = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            segment => segments.push(segment),
+        }
+    }
+    let ["webhooks", namespace, name] = segments[..] else {
+        return None;
+    };
+    let place = format!("{namespace}/{name}");
+    is_place(&place).then_some(Cow::Owned(place))
+}
+
+/// Whether this is `namespace/name`, of the characters that names of Kubernetes have.
+fn is_place(text: &str) -> bool {
     let is_name = |text: &str| {
-        !text.is_empty()
-            && text.len() <= 253
+        (1..=253).contains(&text.len())
+            && !matches!(text, "." | "..")
             && text
                 .bytes()
                 .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
     };
-    (is_name(namespace) && is_name(name)).then_some(place)
+    let parts = text.split_once('/');
+    parts.is_some_and(|(namespace, name)| is_name(namespace) && is_name(name))
+}
+
+/// How HTTP/2 counts the size of headers (RFC 9113, section 6.5.2).
+fn size(parts: &Parts) -> usize {
+    let path = parts.uri.path_and_query().map_or(0, |p| p.as_str().len());
+    let field = |(name, value): (&http::HeaderName, &HeaderValue)| {
+        name.as_str().len() + value.as_bytes().len() + 32
+    };
+    path + parts.headers.iter().map(field).sum::<usize>()
 }
 
 /// Whether the body is said to be coded. The signature is over the bytes as sent, so the coding is never undone.
@@ -309,52 +442,40 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn refuse(refusal: Refusal) -> Response<Full<Bytes>> {
-    let status = refusal.status().unwrap_or(StatusCode::BAD_REQUEST);
-    let mut response = answer(status, answers::refusal(status).unwrap_or_default());
-    if refusal == Refusal::MethodNotAllowed {
-        response
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("POST"));
-    }
-    response
-}
-
-fn answer(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_ours_to_the_letter_or_unknown() {
-        assert_eq!(place("/webhooks/security/alarms"), Some("security/alarms"));
-        assert_eq!(place("/webhooks/a/b.c-d"), Some("a/b.c-d"));
+    fn a_path_is_that_of_a_webhook_in_any_spelling_or_unknown() {
         for path in [
+            "/webhooks/security/alarms",
+            "/webhooks/security/alarms/",
+            "//webhooks//security/alarms",
+            "/webhooks/security/al%61rms",
+            "/webhooks%2Fsecurity/alarms",
+            "/./webhooks/x/../security/alarms",
+        ] {
+            assert_eq!(place(path).as_deref(), Some("security/alarms"), "{path}");
+        }
+        assert_eq!(place("/webhooks/a/b.c-d").as_deref(), Some("a/b.c-d"));
+        for path in [
+            "",
+            "*",
             "/",
             "/webhooks",
             "/webhooks/",
             "/webhooks/security",
             "/webhooks/security/",
             "/webhooks//alarms",
-            "/webhooks/security/alarms/",
             "/webhooks/security/alarms/x",
+            "/x/webhooks/security/alarms",
             "/Webhooks/security/alarms",
             "/webhooks/security/Alarms",
-            "/webhooks/security/al%61rms",
-            "/webhooks/../webhooks/security/alarms",
-            "//webhooks/security/alarms",
-            "/webhooks/security%2falarms",
+            "/webhooks/security/al%2561rms",
+            "/webhooks/security/al%ffrms",
         ] {
-            assert_eq!(place(path), None, "{path}");
+            assert_eq!(place(path).as_deref(), None, "{path}");
         }
     }
 }

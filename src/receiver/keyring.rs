@@ -6,15 +6,20 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
+use tokio::time::Instant;
 
 use crate::delivery::received::Known;
 use crate::resources::keyring::{Keyring, WebhookIdentity};
 use crate::resources::webhook::Deliveries;
+
+/// How long after a webhook was first seen its keyring may be on its way: the controller writes it before it tells CHeKT.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
 /// What the receiver needs to know of a `ChektWebhook`.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +73,8 @@ pub struct Index {
     /// One for each watch of webhooks.
     scopes: Vec<Listing>,
     secrets: Listing,
+    /// When each webhook came, by uid, for as long as its keyring may be on its way.
+    fresh: HashMap<String, Instant>,
 }
 
 /// How far a watch has come. A list replaces what was known, but only once it is complete.
@@ -86,7 +93,20 @@ impl Index {
             keyrings: HashMap::new(),
             scopes: (0..scopes).map(|_| Listing::default()).collect(),
             secrets: Listing::default(),
+            fresh: HashMap::new(),
         }
+    }
+
+    /// Whether no keyring is on its way: all was read once, and no webhook without a key has come just now. The answer
+    /// is about all webhooks at once, so it is the same for every path.
+    #[must_use]
+    pub fn is_settled(&self, now: Instant) -> bool {
+        let has_key = |uid: &String| {
+            let keyring = self.keyrings.get(uid).map(|(_, keyring)| keyring);
+            keyring.is_some_and(|k| k.current.is_some() || k.next.is_some())
+        };
+        let mut fresh = self.fresh.iter();
+        self.is_read() && fresh.all(|(uid, came)| now >= *came + ON_ITS_WAY || has_key(uid))
     }
 
     /// Whether every watch has been complete at least once.
@@ -123,6 +143,12 @@ impl Index {
         }
     }
 
+    /// The webhook at `namespace/name`, whether it has a key or not.
+    #[must_use]
+    pub fn at(&self, place: &str) -> Option<&Arc<Webhook>> {
+        self.webhooks.get(place)
+    }
+
     /// The webhook with this identity, if it is still there.
     #[must_use]
     pub fn webhook(&self, identity: &WebhookIdentity) -> Option<&Arc<Webhook>> {
@@ -149,7 +175,13 @@ impl Index {
         if let Some(seen) = self.scopes.get_mut(scope).and_then(|s| s.seen.as_mut()) {
             seen.insert(place.clone());
         }
-        self.webhooks.insert(place, Arc::new(webhook));
+        let uid = webhook.identity.uid.clone();
+        let known = self.webhooks.insert(place, Arc::new(webhook));
+        if known.is_none_or(|known| known.identity.uid != uid) {
+            let now = Instant::now();
+            self.fresh.retain(|_, came| now < *came + ON_ITS_WAY);
+            self.fresh.insert(uid, now);
+        }
     }
 
     /// A webhook is gone.
@@ -161,6 +193,7 @@ impl Index {
             .is_some_and(|known| known.identity.uid == webhook.identity.uid)
         {
             self.webhooks.remove(&place);
+            self.fresh.remove(&webhook.identity.uid);
         }
     }
 

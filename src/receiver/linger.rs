@@ -18,10 +18,11 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// The most that is thrown away, in bytes.
 const MOST: usize = 1024 * 1024;
 
-/// Closes `Io` in the order that lets the peer read the last answer.
+/// Closes `Io` in the order that lets the peer read the last answer. `heard` is called with all bytes that have come.
 #[derive(Debug)]
-pub struct Linger<Io> {
+pub struct Linger<Io, Heard> {
     io: Io,
+    heard: Heard,
     closing: Option<Closing>,
 }
 
@@ -31,24 +32,36 @@ struct Closing {
     thrown_away: usize,
 }
 
-impl<Io> Linger<Io> {
+impl<Io, Heard> Linger<Io, Heard> {
     /// Wraps a connection.
-    pub fn new(io: Io) -> Self {
-        Linger { io, closing: None }
+    pub fn new(io: Io, heard: Heard) -> Self {
+        Linger {
+            io,
+            heard,
+            closing: None,
+        }
     }
 }
 
-impl<Io: AsyncRead + Unpin> AsyncRead for Linger<Io> {
+impl<Io: AsyncRead + Unpin, Heard: Fn(&[u8]) + Unpin> AsyncRead for Linger<Io, Heard> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let poll = Pin::new(&mut self.io).poll_read(cx, buf);
+        let came = &buf.filled()[before..];
+        if !came.is_empty() {
+            (self.heard)(came);
+        }
+        poll
     }
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<Io> {
+impl<Io: AsyncRead + AsyncWrite + Unpin, Heard: Fn(&[u8]) + Unpin> AsyncWrite
+    for Linger<Io, Heard>
+{
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -92,6 +105,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<Io> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
                     closing.thrown_away += buf.filled().len();
+                    (this.heard)(buf.filled());
                 }
                 // The peer has closed, or is gone: nothing is left to wait for.
                 Poll::Ready(Ok(()) | Err(_)) => break,

@@ -18,6 +18,7 @@ pub mod ingest;
 pub mod keyring;
 pub mod linger;
 pub mod metrics;
+pub mod opening;
 pub mod origin;
 pub mod publisher;
 pub mod server;

@@ -27,9 +27,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::Router;
 use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, Version};
-use http_body_util::Full;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -40,18 +40,21 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::Service;
 
 use super::admission::{Admission, Caps, Id, Peer, Verdict};
 use super::conduct::{Conduct, Cut, Look, Patience};
-use super::ingest::{Ingest, Visit};
+use super::ingest::{self, Ingest, Visit, Visitor};
 use super::linger::Linger;
+use super::opening::End;
 use super::tls::Tls;
 use super::wire::Wire;
 
 /// The largest buffer of HTTP/1.1 in bytes: the headers of one request, or what is pipelined behind it.
 const BUFFER: usize = 16 * 1024;
-/// The most headers in bytes that a request over HTTP/2 may have, as they are counted there.
-const HTTP2_HEADERS: u32 = 8 * 1024;
+/// The most headers in bytes that h2 takes of a request over HTTP/2. The service refuses those over 8 KiB, and counts
+/// them, which h2 does not.
+const HTTP2_HEADERS: u32 = 32 * 1024;
 /// What a peer may send us over one connection of HTTP/2 before we have taken it, in bytes: the least that the
 /// protocol allows.
 const HTTP2_WINDOW: u32 = 65_535;
@@ -135,6 +138,8 @@ struct Inside {
     admission: Mutex<Admission<CancellationToken>>,
     /// Somebody has left, or is at rest.
     changed: Notify,
+    /// What answers their requests.
+    router: Router,
 }
 
 impl Inside {
@@ -150,6 +155,7 @@ pub async fn serve(listener: TcpListener, ingest: Arc<Ingest>, door: Door) {
     let inside = Arc::new(Inside {
         admission: Mutex::new(Admission::new(door.limits.caps)),
         changed: Notify::new(),
+        router: ingest::router(Arc::clone(&ingest)),
     });
     let connections = TaskTracker::new();
     let come = async |stream: TcpStream, address: SocketAddr| {
@@ -266,15 +272,26 @@ impl Connection {
         let connection = Arc::new(self);
         let metrics = &connection.ingest.metrics;
         metrics.connections.inc();
-        tokio::select! {
+        let end = tokio::select! {
             // Its place has been given away already.
-            () = evicted.cancelled() => {}
-            () = shake_hands(stream, &connection, &door) => {
+            () = evicted.cancelled() => End::Closed,
+            end = shake_hands(stream, &connection, &door) => {
                 connection.inside.admission().leave(connection.id);
                 connection.inside.changed.notify_one();
+                end
             }
-        }
+        };
+        connection.account(end);
         metrics.connections.dec();
+    }
+
+    /// Counts what came last and never became a request.
+    fn account(&self, end: End) {
+        let opening = self.conduct().opening().clone();
+        if let Some(refusal) = opening.refusal(end) {
+            let place = opening.path().and_then(ingest::place);
+            self.ingest.refused(refusal, place.as_deref());
+        }
     }
 
     fn conduct(&self) -> MutexGuard<'_, Conduct> {
@@ -291,14 +308,21 @@ impl Connection {
     }
 }
 
-async fn shake_hands(stream: TcpStream, connection: &Arc<Connection>, door: &Door) {
+async fn shake_hands(stream: TcpStream, connection: &Arc<Connection>, door: &Door) -> End {
     // An answer is one small packet and somebody waits for it.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(kind = ?error.kind(), "nodelay");
     }
+    let shaking = Arc::new(AtomicBool::new(door.tls.is_some()));
     let heard = {
-        let connection = Arc::clone(connection);
-        move || connection.conduct().heard(Instant::now())
+        let (connection, shaking) = (Arc::clone(connection), Arc::clone(&shaking));
+        move |bytes: &[u8]| {
+            let mut conduct = connection.conduct();
+            conduct.heard(Instant::now());
+            if shaking.load(Ordering::Relaxed) {
+                conduct.read(bytes);
+            }
+        }
     };
     let wire = Wire::new(stream, door.limits.patience.stall, heard);
     let Some(tls) = &door.tls else {
@@ -306,23 +330,27 @@ async fn shake_hands(stream: TcpStream, connection: &Arc<Connection>, door: &Doo
     };
     let shaken = tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(wire));
     match shaken.await {
-        Ok(Ok(stream)) => talk(stream, connection, door).await,
-        Ok(Err(_)) | Err(_) => connection.ingest.metrics.cut("handshake"),
+        Ok(Ok(stream)) => {
+            shaking.store(false, Ordering::Relaxed);
+            connection.conduct().shaken();
+            talk(stream, connection, door).await
+        }
+        Ok(Err(_)) | Err(_) => {
+            connection.ingest.metrics.cut("handshake");
+            End::Handshake
+        }
     }
 }
 
-async fn talk<Io>(io: Io, connection: &Arc<Connection>, door: &Door)
+async fn talk<Io>(io: Io, connection: &Arc<Connection>, door: &Door) -> End
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn({
+    let service = service_fn(|request| answer(connection, request));
+    let heard = {
         let connection = Arc::clone(connection);
-        move |request: Request<Incoming>| {
-            let http2 = request.version() == Version::HTTP_2;
-            let visitor = Visitor::new(Arc::clone(&connection), http2);
-            async move { Ok::<_, Infallible>(visitor.receive(request).await) }
-        }
-    });
+        move |bytes: &[u8]| connection.conduct().read(bytes)
+    };
     let mut builder = Builder::new(TokioExecutor::new());
     // hyper's own header deadline stays off: see conduct.rs.
     builder
@@ -341,7 +369,7 @@ where
         .max_send_buf_size(BUFFER)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10));
-    let served = builder.serve_connection(TokioIo::new(Linger::new(io)), service);
+    let served = builder.serve_connection(TokioIo::new(Linger::new(io, heard)), service);
     tokio::pin!(served);
     let (mut ending, mut closing) = (false, false);
     loop {
@@ -359,7 +387,7 @@ where
             Look::Fine(until) => until,
             Look::Enough(why) => {
                 connection.cut(why);
-                return;
+                return End::Closed;
             }
         };
         if !closing {
@@ -379,20 +407,58 @@ where
         }
         tokio::select! {
             result = served.as_mut() => {
-                if let Err(error) = result {
-                    if is_stalled(error.as_ref()) {
-                        connection.cut(Cut::Deaf);
-                    }
-                    // Its words may be the peer's.
-                    tracing::debug!("a connection ended with an error");
+                let Err(error) = result else {
+                    return End::Closed;
+                };
+                if is_stalled(error.as_ref()) {
+                    connection.cut(Cut::Deaf);
                 }
-                return;
+                // Its words may be the peer's.
+                tracing::debug!("a connection ended with an error");
+                return end_of(error.as_ref(), spoken);
             }
             () = tokio::time::sleep_until(next) => {}
             () = connection.look_again.notified() => {}
             () = door.leaving.cancelled(), if http2 && !closing => {}
             () = door.end.cancelled(), if !ending => ending = true,
         }
+    }
+}
+
+/// One request to its answer.
+fn answer(
+    connection: &Arc<Connection>,
+    mut request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<> {
+    let http2 = request.version() == Version::HTTP_2;
+    let guest = Guest::new(connection, http2, request.body().is_end_stream());
+    let visitor = Visitor(Arc::clone(&guest) as Arc<dyn Visit>);
+    request.extensions_mut().insert(visitor);
+    let reader = Arc::clone(&guest);
+    let request = request.map(|body| Question { body, reader });
+    let answered = connection.inside.router.clone().call(request);
+    async move {
+        let mut response = answered.await?;
+        let connection = Arc::clone(&guest.connection);
+        if !http2 && connection.is_last() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        connection.conduct().unsent(Instant::now());
+        Ok(response.map(|text| Answer { text, connection }))
+    }
+}
+
+/// How a connection ended that hyper gave up on, and that has made a request before or not.
+fn end_of(error: &(dyn Error + 'static), has_spoken: bool) -> End {
+    match error.downcast_ref::<hyper::Error>() {
+        Some(error) if error.is_parse_too_large() => End::TooLarge,
+        Some(error) if error.is_parse() => End::Unreadable,
+        // h2 says no more than that something was wrong with its frames.
+        Some(error) if !has_spoken && error.source().is_some_and(|why| !why.is::<io::Error>()) => {
+            End::Unreadable
+        }
+        _ => End::Closed,
     }
 }
 
@@ -410,38 +476,28 @@ fn is_stalled(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// One request on its connection. It may be dropped at any moment: a stream of HTTP/2 can be taken back.
-struct Visitor {
+struct Guest {
     connection: Arc<Connection>,
-    http2: bool,
     at_work: AtomicBool,
+    /// All of its body was read.
+    is_read: AtomicBool,
 }
 
-impl Visitor {
-    fn new(connection: Arc<Connection>, http2: bool) -> Self {
+impl Guest {
+    fn new(connection: &Arc<Connection>, http2: bool, is_read: bool) -> Arc<Self> {
         connection.conduct().request(http2);
         if http2 && connection.is_last() {
             connection.look_again.notify_one();
         }
-        Visitor {
-            connection,
-            http2,
+        Arc::new(Guest {
+            connection: Arc::clone(connection),
             at_work: AtomicBool::new(false),
-        }
-    }
-
-    async fn receive(self, request: Request<Incoming>) -> Response<Answer> {
-        let mut response = self.connection.ingest.handle(request, &self).await;
-        if !self.http2 && self.connection.is_last() {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(CONNECTION, close);
-        }
-        self.connection.conduct().unsent(Instant::now());
-        let connection = Arc::clone(&self.connection);
-        response.map(|text| Answer { text, connection })
+            is_read: AtomicBool::new(is_read),
+        })
     }
 }
 
-impl Visit for Visitor {
+impl Visit for Guest {
     fn peer(&self) -> IpAddr {
         self.connection.peer
     }
@@ -456,31 +512,65 @@ impl Visit for Visitor {
     }
 }
 
-impl Drop for Visitor {
+impl Drop for Guest {
     fn drop(&mut self) {
         let (connection, now) = (&self.connection, Instant::now());
         if self.at_work.load(Ordering::Relaxed) {
             connection.inside.admission().end_work(connection.id, now);
             connection.inside.changed.notify_one();
         }
-        connection.conduct().answered(now);
+        let mut conduct = connection.conduct();
+        conduct.answered(now);
+        if !self.is_read.load(Ordering::Relaxed) {
+            conduct.leave_body();
+        }
+    }
+}
+
+/// The body of a request, which says when all of it was read.
+struct Question {
+    body: Incoming,
+    reader: Arc<Guest>,
+}
+
+impl Body for Question {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.reader.is_read.store(true, Ordering::Relaxed);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
 /// The body of an answer. hyper drops it when all of it has been taken, or never will be.
 struct Answer {
-    text: Full<Bytes>,
+    text: axum::body::Body,
     connection: Arc<Connection>,
 }
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = axum::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         Pin::new(&mut self.text).poll_frame(cx)
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// Watches `Io`. `heard` is called whenever bytes have come.
+/// Watches `Io`. `heard` is called with the bytes that have come.
 #[derive(Debug)]
 pub struct Wire<Io, Heard> {
     io: Io,
@@ -54,7 +54,7 @@ impl<Io, Heard> Wire<Io, Heard> {
     }
 }
 
-impl<Io: AsyncRead + Unpin, Heard: Fn() + Unpin> AsyncRead for Wire<Io, Heard> {
+impl<Io: AsyncRead + Unpin, Heard: Fn(&[u8]) + Unpin> AsyncRead for Wire<Io, Heard> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -62,8 +62,9 @@ impl<Io: AsyncRead + Unpin, Heard: Fn() + Unpin> AsyncRead for Wire<Io, Heard> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            (self.heard)();
+        let came = &buf.filled()[before..];
+        if !came.is_empty() {
+            (self.heard)(came);
         }
         poll
     }
@@ -111,7 +112,7 @@ mod tests {
     async fn a_write_is_given_up_only_when_nothing_at_all_is_taken() {
         let (io, mut peer) = duplex(8);
         let stall = Duration::from_secs(5);
-        let mut wire = Wire::new(io, stall, || {});
+        let mut wire = Wire::new(io, stall, |_: &[u8]| {});
         let writing = tokio::spawn(async move {
             let began = tokio::time::Instant::now();
             let error = wire.write_all(&[0; 1_000]).await.unwrap_err();

@@ -80,7 +80,7 @@ refusals! {
     ContentEncoded "content_encoded" 401:
         "The signature fits no key of the webhook, and the body has a Content-Encoding.",
         "Switch off compression of requests on the way: the signature is over the bytes that CHeKT sent.",
-    KeyringEmpty "keyring_empty" 503:
+    KeyringEmpty "keyring_empty" 401:
         "The webhook has no key yet.",
         "Wait until the webhook is Synced. If it is, check that controller and receiver have the same --operator-namespace and that the receiver may list Secrets there.",
     NotReady "not_ready" 503:

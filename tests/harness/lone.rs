@@ -19,7 +19,7 @@ use super::process::{Launch, Process, Role};
 use super::reaper;
 
 /// What deliveries are signed with.
-const SECRET: &[u8] = b"a-secret-of-the-harness";
+pub const SECRET: &[u8] = b"a-secret-of-the-harness";
 /// How long the receiver may take to be ready.
 const READY: Duration = Duration::from_secs(30);
 /// Deliveries that are posted at the same time.

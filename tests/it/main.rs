@@ -46,6 +46,7 @@ mod quiet;
 mod receiver;
 mod recovery;
 mod reference;
+mod refusals;
 mod replicas;
 mod requests;
 mod resources;

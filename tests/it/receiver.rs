@@ -16,7 +16,7 @@ use chekt_operator::receiver::body::Allowance;
 use chekt_operator::receiver::ingest::Ingest;
 use chekt_operator::receiver::keyring::{Index, Webhook};
 use chekt_operator::receiver::metrics::{self, Metrics};
-use chekt_operator::receiver::origin::Origins;
+use chekt_operator::receiver::origin::{Origins, range};
 use chekt_operator::receiver::server::{self, Door, Limits};
 use chekt_operator::receiver::status::Reports;
 use chekt_operator::resources::keyring::{Key, Keyring, SigningSecret, WebhookIdentity};
@@ -235,8 +235,9 @@ async fn unknown_path_wrong_and_missing_signature_get_the_same_answer() {
     for request in [
         receiver.post("/webhooks/security/others", ALARM),
         receiver.post("/", ALARM),
-        receiver.post("/webhooks/security/alarms/", ALARM),
-        receiver.post("/webhooks/security/al%61rms", ALARM),
+        receiver.post("/webhooks/security/alarms/x", ALARM),
+        receiver.post("/webhooks/security/Alarms", ALARM),
+        receiver.post("/healthz", ALARM),
         receiver.http.post(url(PATH)).body(ALARM),
         receiver
             .http
@@ -353,6 +354,130 @@ async fn other_methods_get_405_and_a_content_coding_costs_no_200() {
 }
 
 #[tokio::test]
+async fn a_valid_signature_earns_200_whatever_the_path_and_the_other_headers_look_like() {
+    let receiver = Receiver::start().await;
+    let targets = [
+        PATH.to_owned(),
+        format!("{PATH}/"),
+        format!("/{PATH}"),
+        format!("{PATH}?a=b&c=/d"),
+        format!("http://elsewhere.example{PATH}"),
+        "/webhooks/security/al%61rms".to_owned(),
+        "/%77ebhooks/security%2Falarms".to_owned(),
+        "/webhooks/./x/../security/alarms".to_owned(),
+    ];
+    let headers = [
+        "Content-Encoding: gzip",
+        "Content-Encoding: br",
+        "Content-Encoding: utf-8",
+        "Content-Encoding:",
+        "Content-Encoding: identity, gzip",
+        "Content-Encoding: gzip\r\nContent-Encoding: zstd",
+        "Content-Encoding: \u{e4}",
+        "Content-Type: application/x-www-form-urlencoded",
+        "Content-Type:",
+        "Content-Type: a/b\r\nContent-Type: c/d",
+        "Content-Language: en",
+        "Content-MD5: x",
+        "Digest: sha-256=x",
+        "Accept: text/html",
+        "Accept-Encoding: gzip;q=x",
+        "Expect: 100-continue",
+        "Expect: nonsense",
+        "Expect:",
+        "Upgrade: websocket",
+        "Connection: upgrade, x",
+        "Transfer-Encoding: identity",
+        "TE: trailers",
+        "Trailer: X",
+        "Range: bytes=1-2",
+        "If-Match: x",
+        "If-None-Match: *",
+        "Authorization: Basic x",
+        "Cookie: a=b\r\nCookie: a=b",
+        "X-HTTP-Method-Override: GET",
+        "X-Forwarded-For: nonsense",
+        "Forwarded: nonsense",
+        "Host: second.example",
+        "Origin: null",
+        "X-Webhook-Signature: sha256=00",
+        "X-Webhook-Signature: nonsense",
+        "Max-Forwards: 0",
+        "Date: yesterday",
+        "X-Empty:",
+        "X-Long: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    ];
+    let plain = targets.iter().map(|target| (target.as_str(), "X-A: b"));
+    let cases = plain.chain(headers.into_iter().map(|header| (PATH, header)));
+    let mut wrong = Vec::new();
+    let mut sent = 0;
+    for (target, header) in cases {
+        for chunked in [false, true] {
+            sent += 1;
+            let body =
+                format!(r#"{{"event":"alarm.triggered","data":{{"alarm_id":"odd-{sent}"}}}}"#);
+            let signature = sign(body.as_bytes());
+            // hyper knows no other coding of a transfer than chunks, and says so.
+            if header.starts_with("Transfer-Encoding") && !chunked {
+                sent -= 1;
+                continue;
+            }
+            let (length, body) = if chunked {
+                let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+                ("Transfer-Encoding: chunked".to_owned(), chunks)
+            } else {
+                (format!("Content-Length: {}", body.len()), body)
+            };
+            let request = format!(
+                "POST {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}\r\nX-Webhook-Signature: {signature}\r\n{length}\r\n\r\n{body}"
+            );
+            let answer = receiver.raw(request.as_bytes()).await;
+            let answer = answer.trim_start_matches("HTTP/1.1 100 Continue\r\n\r\n");
+            if !answer.starts_with("HTTP/1.1 200 ") {
+                wrong.push(format!("{target} {header} {chunked}: {answer}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let written = receiver.journal.depth().pending;
+    assert_eq!(written, sent, "not every delivery is there");
+}
+
+#[tokio::test]
+async fn a_health_check_is_answered_200_whoever_asks_and_is_no_delivery() {
+    let origins = Origins {
+        allowed: vec![range("192.0.2.0/24").unwrap()],
+        ..Origins::default()
+    };
+    let door = Door::open(Limits::default());
+    let receiver = Receiver::behind(JournalLimits::default(), door, origins).await;
+    for request in [
+        "GET /healthz HTTP/1.1\r\nHost: 10.0.0.1:8080\r\nUser-Agent: GoogleHC/1.0\r\nConnection: close\r\n\r\n",
+        "GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n",
+        "GET /healthz HTTP/1.0\r\n\r\n",
+        "GET /healthz?x=y HTTP/1.1\r\nHost: [fd00::1]\r\nConnection: close\r\n\r\n",
+    ] {
+        let answer = receiver.raw(request.as_bytes()).await;
+        assert!(
+            answer.contains(" 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"),
+            "{request}: {answer}"
+        );
+        let head = receiver
+            .raw(request.replacen("GET", "HEAD", 1).as_bytes())
+            .await;
+        assert!(
+            head.contains(" 200 OK\r\n") && head.ends_with("\r\n\r\n"),
+            "{head}"
+        );
+    }
+    let delivered = receiver.metrics_text();
+    let mut counts = delivered
+        .lines()
+        .filter(|line| line.starts_with("chekt_receiver_deliveries_total"));
+    assert!(counts.all(|line| line.ends_with(" 0")), "{delivered}");
+}
+
+#[tokio::test]
 async fn a_keyring_that_arrives_within_two_seconds_is_waited_for() {
     let receiver = Receiver::start().await;
     receiver
@@ -377,7 +502,7 @@ async fn a_keyring_that_arrives_within_two_seconds_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_webhook_without_a_keyring_gets_503_after_two_seconds() {
+async fn a_new_webhook_without_a_keyring_gets_401_after_two_seconds() {
     let receiver = Receiver::start().await;
     receiver
         .index
@@ -386,7 +511,7 @@ async fn a_webhook_without_a_keyring_gets_503_after_two_seconds() {
     let status = receiver
         .answer(receiver.post("/webhooks/security/fresh", ALARM))
         .await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
     let took = began.elapsed();
     assert!(
         took >= Duration::from_millis(1_900) && took < Duration::from_secs(4),
@@ -416,7 +541,7 @@ async fn a_changed_keyring_is_in_force_with_the_next_request() {
     });
     assert_eq!(
         receiver.answer(receiver.post(PATH, ALARM)).await,
-        StatusCode::SERVICE_UNAVAILABLE
+        StatusCode::UNAUTHORIZED
     );
 }
 
