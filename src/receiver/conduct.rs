@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::opening::Opening;
+use super::opening::{Opening, Streams};
 
 /// What a connection is granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,7 @@ pub struct Conduct {
     header: Option<Instant>,
     /// The first bytes of that header.
     opening: Opening,
+    streams: Streams,
     /// The last request had its answer before all of its body came, so what comes now may be the rest of it.
     leftover: bool,
     http2: bool,
@@ -101,6 +102,7 @@ impl Conduct {
             since: now,
             header: None,
             opening: Opening::default(),
+            streams: Streams::default(),
             leftover: false,
             http2: false,
             proven: false,
@@ -122,6 +124,9 @@ impl Conduct {
 
     /// These bytes have come, as a request or as what stands in its place.
     pub fn read(&mut self, bytes: &[u8]) {
+        if self.http2 || !self.has_spoken() {
+            self.streams.push(bytes);
+        }
         if self.in_progress == 0 && !self.http2 && !self.leftover {
             self.opening.push(bytes);
         }
@@ -130,6 +135,17 @@ impl Conduct {
     /// The TLS handshake has succeeded: what came until now is no request.
     pub fn shaken(&mut self) {
         self.opening.clear();
+        self.streams = Streams::default();
+    }
+
+    /// How many requests over HTTP/2 were refused without becoming one.
+    #[must_use]
+    pub fn refused_streams(&self) -> u32 {
+        if self.http2 || self.opening.is_http2() {
+            self.streams.opened().saturating_sub(self.requests)
+        } else {
+            0
+        }
     }
 
     /// The first bytes of a request that has not become one.

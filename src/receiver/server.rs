@@ -49,6 +49,7 @@ use super::linger::Linger;
 use super::opening::End;
 use super::tls::Tls;
 use super::wire::Wire;
+use crate::resources::refusal::Refusal;
 
 /// The largest buffer of HTTP/1.1 in bytes: the headers of one request, or what is pipelined behind it.
 const BUFFER: usize = 16 * 1024;
@@ -285,11 +286,15 @@ impl Connection {
         metrics.connections.dec();
     }
 
-    /// Counts what came last and never became a request.
+    /// Counts what never became a request.
     fn account(&self, end: End) {
-        let opening = self.conduct().opening().clone();
-        if let Some(refusal) = opening.refusal(end) {
-            let place = opening.path().and_then(ingest::place);
+        let conduct = self.conduct().clone();
+        let refused = conduct.refused_streams();
+        for _ in 0..refused {
+            self.ingest.refused(Refusal::StreamRefused, None);
+        }
+        if let (0, Some(refusal)) = (refused, conduct.opening().refusal(end)) {
+            let place = conduct.opening().path().and_then(ingest::place);
             self.ingest.refused(refusal, place.as_deref());
         }
     }
@@ -329,17 +334,13 @@ async fn shake_hands(stream: TcpStream, connection: &Arc<Connection>, door: &Doo
         return talk(wire, connection, door).await;
     };
     let shaken = tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(wire));
-    match shaken.await {
-        Ok(Ok(stream)) => {
-            shaking.store(false, Ordering::Relaxed);
-            connection.conduct().shaken();
-            talk(stream, connection, door).await
-        }
-        Ok(Err(_)) | Err(_) => {
-            connection.ingest.metrics.cut("handshake");
-            End::Handshake
-        }
-    }
+    let Ok(Ok(stream)) = shaken.await else {
+        connection.ingest.metrics.cut("handshake");
+        return End::Handshake;
+    };
+    shaking.store(false, Ordering::Relaxed);
+    connection.conduct().shaken();
+    talk(stream, connection, door).await
 }
 
 async fn talk<Io>(io: Io, connection: &Arc<Connection>, door: &Door) -> End

@@ -113,6 +113,9 @@ refusals! {
     HeadersIncomplete "headers_incomplete" 0:
         "The connection ended before the headers were complete.",
         "If CHeKT sent it, check the proxies and the network on the way.",
+    StreamRefused "stream_refused" 0:
+        "HTTP/2 refused the request before it was one: headers over 32 KiB, more than 8 requests at once, or no valid request.",
+        "A proxy sends again what was too many at once. For large headers, find the proxy that adds them.",
     NotHttp "not_http" 400:
         "The bytes are not a request of HTTP/1.1 or HTTP/2.",
         "Check what your load balancer speaks to the receiver: it must be HTTP.",

@@ -205,8 +205,20 @@ async fn every_reason_of_a_refusal_is_counted_and_told_to_the_owner_of_the_webho
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     assert!(raw(address, hello).await.contains(" 400 "));
     is_told(&lone.receiver, None, Refusal::TlsUnexpected).await?;
+    let (client, connection) = h2::client::handshake(TcpStream::connect(address).await?).await?;
+    let connection = tokio::spawn(connection);
+    let large = http::Request::post(format!("http://{address}/"))
+        .header("x-large", "x".repeat(40_000))
+        .body(())?;
+    let (answer, _) = client.ready().await?.send_request(large, true)?;
+    if let Ok(answer) = answer.await {
+        assert_eq!(answer.status(), 431);
+    }
+    connection.abort();
+    is_told(&lone.receiver, None, Refusal::StreamRefused).await?;
     shown.extend(
         [
+            Refusal::StreamRefused,
             Refusal::HeadersIncomplete,
             Refusal::UnknownPath,
             Refusal::TlsUnexpected,
