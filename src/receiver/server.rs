@@ -8,7 +8,7 @@
 //! What the connections of one process can cost, by design:
 //!
 //! ```text
-//! HTTP/1.1  16 KiB of headers or pipelined requests, 16 KiB of answers, 2 KiB of a body
+//! HTTP/1.1  16 KiB of headers or pipelined requests, 1 KiB of their beginning again, 16 KiB of answers, 2 KiB of a body
 //! HTTP/2    64 KiB of window, 8 streams with 8 KiB of headers and 2 KiB of a body each, 16 KiB of a frame, 16 KiB of answers
 //! TLS       16 KiB of a record, 64 KiB of answers
 //! all       8 MiB for whatever bodies have beyond 2 KiB
