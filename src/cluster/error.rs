@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
-use k8s_openapi::jiff::Timestamp;
 use kube::core::Status;
 
 use crate::delivery::retry;
@@ -73,7 +72,7 @@ impl ClusterError {
             Status::failure(&text, "no Status")
         });
         let retry_after = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok());
-        let retry_after = retry_after.and_then(|v| retry::asked(v, Timestamp::now()));
+        let retry_after = retry_after.and_then(|v| retry::asked(v, retry::date(headers)));
         ClusterError::of_status(status.with_code(code.as_u16()).boxed(), retry_after)
     }
 

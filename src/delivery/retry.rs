@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
+use http::header::DATE;
 use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::jiff::fmt::rfc2822;
 
@@ -12,15 +14,23 @@ pub fn pause(failures: u32, first: Duration, longest: Duration) -> Duration {
 }
 
 /// What a `Retry-After` asks for, in seconds or as a date (RFC 9110, 10.2.3). A date that has passed is no wait, and
-/// what is neither says nothing.
+/// what is neither says nothing. `answered`: when the server answered, by its own clock; without that a date says nothing
+/// either, since only that clock gives it a meaning.
 #[must_use]
-pub fn asked(retry_after: &str, now: Timestamp) -> Option<Duration> {
+pub fn asked(retry_after: &str, answered: Option<Timestamp>) -> Option<Duration> {
     let text = retry_after.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
     let date = rfc2822::parse(text).ok()?.timestamp();
-    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
+    Some(Duration::try_from(date.duration_since(answered?)).unwrap_or_default())
+}
+
+/// When a server answered, by its own clock (RFC 9110, 6.6.1).
+#[must_use]
+pub fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = headers.get(DATE)?.to_str().ok()?;
+    Some(rfc2822::parse(text.trim()).ok()?.timestamp())
 }
 
 #[cfg(test)]
@@ -49,7 +59,9 @@ mod tests {
             ("", None),
         ] {
             let expected = seconds.map(Duration::from_secs);
-            assert_eq!(asked(text, now), expected, "{text:?}");
+            assert_eq!(asked(text, Some(now)), expected, "{text:?}");
+            let of_seconds = expected.filter(|_| !text.contains("GMT"));
+            assert_eq!(asked(text, None), of_seconds, "{text:?}, without a date");
         }
     }
 }

@@ -7,10 +7,9 @@
 use std::collections::{HashSet, VecDeque};
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
-use k8s_openapi::jiff::Timestamp;
 use reqwest::{Client, Method, RequestBuilder};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
@@ -556,7 +555,7 @@ impl PartnerClient {
         })?;
         let status = answer.status();
         let headers = answer.headers().clone();
-        let retry_after = pause(&headers, status.as_u16(), self.clock.wall().into());
+        let retry_after = pause(&headers, status.as_u16());
         if let Some(wait) = retry_after {
             self.turns().budget().pause(wait, self.clock.now());
         }
@@ -638,8 +637,10 @@ fn looks_cut(count: usize) -> bool {
 const BELIEVED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long an answer asks for silence: `Retry-After` in seconds or as a date, and the reset time when nothing
-/// remains. Headers that make no sense are ignored.
-pub(super) fn pause(headers: &HeaderMap, status: u16, now: SystemTime) -> Option<Duration> {
+/// remains. Headers that make no sense are ignored. A time of CHeKT's is compared with the `Date` of the same answer, and
+/// says nothing without one.
+pub(super) fn pause(headers: &HeaderMap, status: u16) -> Option<Duration> {
+    let answered = retry::date(headers);
     let text = |name: &str| {
         headers
             .get(name)
@@ -647,11 +648,9 @@ pub(super) fn pause(headers: &HeaderMap, status: u16, now: SystemTime) -> Option
             .map(str::trim)
     };
     let number = |name: &str| text(name).and_then(|t| t.parse::<u64>().ok());
-    let since = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
     let until = |second: u64| {
-        let left = Duration::from_secs(second).checked_sub(since);
+        let now = u64::try_from(answered?.as_second()).ok()?;
+        let left = second.checked_sub(now).map(Duration::from_secs);
         left.filter(|left| *left <= BELIEVED)
     };
     let reset = (number("x-ratelimit-remaining") == Some(0))
@@ -661,8 +660,7 @@ pub(super) fn pause(headers: &HeaderMap, status: u16, now: SystemTime) -> Option
     if status != 429 && status != 503 {
         return reset;
     }
-    let now = Timestamp::try_from(now).unwrap_or_default();
-    let asked = text("retry-after").and_then(|t| retry::asked(t, now));
+    let asked = text("retry-after").and_then(|t| retry::asked(t, answered));
     // No wait at all is what a date in the past says, and that is a clock that is wrong.
     let asked = asked.filter(|wait| !wait.is_zero() && *wait <= BELIEVED);
     match (asked, reset) {
@@ -757,14 +755,28 @@ mod tests {
 
     #[test]
     fn the_pause_is_what_the_headers_ask_for() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
-        let ask = |status: u16, pairs: &[(&'static str, &'static str)]| {
+        let undated = |status: u16, pairs: &[(&'static str, &'static str)]| {
             let headers = pairs
                 .iter()
                 .map(|(k, v)| (k.parse().unwrap(), v.parse().unwrap()))
                 .collect();
-            pause(&headers, status, now).map(|d| d.as_secs())
+            pause(&headers, status).map(|d| d.as_secs())
         };
+        let ask = |status: u16, pairs: &[(&'static str, &'static str)]| {
+            let date = ("date", "Thu, 01 Jan 1970 00:16:40 GMT");
+            undated(status, &[&[date], pairs].concat())
+        };
+        // Without CHeKT's own time, what it says in times has no meaning.
+        let (nothing, reset) = (
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", "1003"),
+        );
+        assert_eq!(undated(200, &[nothing, reset]), None);
+        assert_eq!(undated(429, &[("retry-after", "7")]), Some(7));
+        assert_eq!(
+            undated(429, &[("retry-after", "Thu, 01 Jan 1970 00:16:50 GMT")]),
+            Some(5)
+        );
         assert_eq!(ask(429, &[("retry-after", "7")]), Some(7));
         assert_eq!(
             ask(429, &[("retry-after", "Thu, 01 Jan 1970 00:16:50 +0000")]),

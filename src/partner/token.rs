@@ -202,7 +202,7 @@ impl TokenSource {
         let mut answer =
             sent.map_err(|error| unread("the token endpoint cannot be reached: ", &cause(&error)))?;
         let status = answer.status();
-        let wait = pause(answer.headers(), status.as_u16(), self.clock.wall().into());
+        let wait = pause(answer.headers(), status.as_u16());
         if !status.is_success() {
             let body = answer::beginning(&mut answer, answer::MAX_ERROR_BYTES).await;
             let body = String::from_utf8_lossy(&body);

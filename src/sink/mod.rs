@@ -154,7 +154,7 @@ impl Sink {
         let outcome = judge(
             answer.status(),
             answer.headers().get(RETRY_AFTER),
-            Timestamp::now(),
+            retry::date(answer.headers()),
         );
         drain(answer).await;
         outcome
@@ -166,11 +166,11 @@ impl Sink {
 fn judge(
     status: StatusCode,
     retry_after: Option<&http::HeaderValue>,
-    now: Timestamp,
+    answered: Option<Timestamp>,
 ) -> Result<(), NotTaken> {
     let retry_after = retry_after
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| retry::asked(value, now));
+        .and_then(|value| retry::asked(value, answered));
     let code = status.as_u16();
     match code {
         200..=299 => Ok(()),
@@ -273,7 +273,7 @@ mod tests {
         ] {
             let value = retry_after.map(http::HeaderValue::from_static);
             let code = StatusCode::from_u16(status).unwrap();
-            let seen = judge(code, value.as_ref(), Timestamp::UNIX_EPOCH);
+            let seen = judge(code, value.as_ref(), None);
             assert_eq!(seen, expected, "{status} {retry_after:?}");
         }
     }
