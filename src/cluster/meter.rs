@@ -5,16 +5,19 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use k8s_openapi::jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use tower::{Layer, Service};
 
+use crate::delivery::retry;
 use crate::ops::metrics::{Label, Table};
 
 /// Bounds in seconds: what we wait for has 10 s.
@@ -62,11 +65,12 @@ struct Took {
     verb: &'static str,
 }
 
-/// What is counted of the requests to the API server. Clones count together.
+/// What is counted of the requests to the API server, and the time that its answers tell. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Meter {
     requests: Family<Asked, Counter>,
     seconds: Family<Took, Histogram>,
+    told: Arc<Mutex<Option<(Timestamp, Instant)>>>,
 }
 
 impl Default for Meter {
@@ -74,6 +78,7 @@ impl Default for Meter {
         Meter {
             requests: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(BOUNDS)),
+            told: Arc::default(),
         }
     }
 }
@@ -102,6 +107,23 @@ impl Meter {
             &meter.seconds,
         );
         meter
+    }
+}
+
+impl Meter {
+    /// The time by the clock of the API server: what the last answer said, and how long ago that was. `None`: no answer
+    /// had a date.
+    #[must_use]
+    pub fn time(&self) -> Option<Timestamp> {
+        let (told, at) = (*self.told.lock().unwrap_or_else(PoisonError::into_inner))?;
+        told.checked_add(at.elapsed()).ok()
+    }
+
+    fn heard(&self, headers: &HeaderMap) {
+        if let Some(date) = retry::date(headers) {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            *told = Some((date, Instant::now()));
+        }
     }
 }
 
@@ -164,6 +186,9 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let answer = ready!(self.inner.as_mut().poll(cx));
+        if let Ok(answer) = &answer {
+            self.meter.heard(answer.headers());
+        }
         let class = answer.as_ref().map_or("network", |a| class(a.status()));
         let verb = self.verb;
         let asked = Asked { verb, class };
@@ -244,6 +269,29 @@ mod tests {
             assert!(text.contains(&line), "{line}\n{text}");
         }
         assert!(text.contains("x_kubernetes_request_seconds_count{verb=\"read\"} 2\n"));
+    }
+
+    #[tokio::test]
+    async fn the_time_of_the_api_server_is_what_its_answers_say() {
+        let meter = Meter::default();
+        let client = MeterLayer(meter.clone()).layer(tower::service_fn(
+            |asked: Request<&'static str>| async move {
+                let answer = Response::builder().header("date", *asked.body());
+                Ok::<_, BoxError>(answer.body(())?)
+            },
+        ));
+        assert_eq!(meter.time(), None);
+        for (date, second) in [
+            ("yesterday", None),
+            ("Thu, 01 Jan 1970 00:16:40 GMT", Some(1_000)),
+            ("Thu, 01 Jan 1970 00:16:50 GMT", Some(1_010)),
+            ("", Some(1_010)),
+        ] {
+            let answer = client.clone().oneshot(Request::new(date)).await;
+            assert!(answer.is_ok());
+            let time = meter.time().map(Timestamp::as_second);
+            assert_eq!(time, second, "{date:?}");
+        }
     }
 
     #[test]

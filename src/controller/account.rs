@@ -117,13 +117,7 @@ async fn pass(context: &Context, account: &ChektAccount) -> Result<Action, Clust
         ..account.status.clone().unwrap_or_default()
     };
     let generation = account.meta().generation.unwrap_or_default();
-    let status = report(
-        &old,
-        generation,
-        problem.as_ref(),
-        counts,
-        context.clock.wall(),
-    );
+    let status = report(&old, generation, problem.as_ref(), counts, context.time());
     let mut account = account.clone();
     if status != old {
         let api: Api<ChektAccount> = Api::namespaced(context.client.clone(), &key.namespace);

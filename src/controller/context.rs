@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::Mutex as AsyncMutex;
@@ -175,6 +176,14 @@ impl Context {
             allowed,
             memories,
         }
+    }
+
+    /// The time by the clock of the API server, which stamps objects; it is the same one for every controller. Where its
+    /// answers carry no date, the clock of this machine stands in.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        let of_server = self.metrics.kubernetes.time();
+        of_server.unwrap_or_else(|| self.clock.wall())
     }
 
     /// The Secrets of a namespace.

@@ -73,7 +73,7 @@ async fn webhook_now(
         verdict(RECONCILING, Truth::True),
     ];
     let generation = webhook.metadata.generation.unwrap_or_default();
-    let now = context.clock.wall();
+    let now = context.time();
     let mut all = conditions::merge(&old.conditions, &verdicts, generation, now);
     let replaced = [READY, RECONCILING, STALLED];
     let others = old.conditions.iter();
@@ -111,7 +111,7 @@ async fn account_now(
         ..account.status.clone().unwrap_or_default()
     };
     let generation = account.metadata.generation.unwrap_or_default();
-    let now = context.clock.wall();
+    let now = context.time();
     let status = report(&old, generation, Some(problem), None, now);
     if status != old {
         write::status(&api, &account, &status, CONTROLLER_MANAGER).await?;

@@ -189,7 +189,7 @@ pub fn gather(
         test_requested: asked(TEST_REQUESTED_AT),
         rotate_requested: asked(ROTATE_REQUESTED_AT),
         status,
-        now: conditions::whole_seconds(context.clock.wall()),
+        now: conditions::whole_seconds(context.time()),
         received_here: remote::same(&url, &context.derived_url(webhook)),
         derived: webhook.spec.url.is_none(),
         claimed_by: claimed_by(context, webhook, &account_name, &url),
