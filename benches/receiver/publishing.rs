@@ -150,8 +150,7 @@ fn received_of(
             let signature = source.signature();
             let signatures = Signatures::read(&profile::PARTNER, [signature.as_slice()])?;
             let now = Timestamp::now();
-            let delivery =
-                Delivery::new(webhook.clone(), body).verify(&signatures, &keyring, now)?;
+            let delivery = Delivery::new(webhook.clone(), body).verify(&signatures, &keyring)?;
             Ok(Received::new(delivery, &known, now).0)
         })
         .collect()

@@ -162,6 +162,7 @@ fn webhook(identity: &WebhookIdentity) -> Webhook {
             webhook_id: Some("webhook_abc123".to_owned()),
         },
         deliveries: None,
+        version: None,
     }
 }
 

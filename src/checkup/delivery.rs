@@ -1,8 +1,8 @@
 //! The test delivery: CHeKT signs something and sends it the whole way, which is the only proof there is.
 //!
 //! It is judged by what the two processes write into the status. The controller echoes the request once it has acted on it,
-//! the receiver says when a test delivery arrived and what it refused last. Times have whole seconds and come from other
-//! clocks, so they are compared with what stood there before and never with ours.
+//! the receiver says under which number a test delivery arrived and what it refused last. Times come from other clocks,
+//! so none is compared with another one: what differs from what stood there before is new.
 
 use k8s_openapi::jiff::Timestamp;
 
@@ -18,6 +18,8 @@ use crate::resources::refusal::Refusal;
 pub struct Mark {
     /// When a test delivery last arrived.
     pub arrived: Option<Timestamp>,
+    /// The number under which it did. Numbers only grow.
+    pub number: Option<i64>,
     /// When something was last refused, and why.
     pub refused: Option<(Timestamp, String)>,
 }
@@ -33,6 +35,7 @@ impl Mark {
         });
         Mark {
             arrived: seen.and_then(|d| d.last_test_at.as_ref()).map(|t| t.0),
+            number: seen.and_then(|d| d.last_test_number),
             refused,
         }
     }
@@ -61,21 +64,18 @@ pub fn progress(webhook: &ChektWebhook, request: &str, before: &Mark) -> Progres
     let now = Mark::of(webhook);
     let status = webhook.status.as_ref();
     let handled = status.and_then(|s| s.last_handled_test_at.as_deref()) == Some(request);
-    let arrived = now.arrived.is_some() && now.arrived > before.arrived;
     let verified = condition(webhook, VERIFIED);
-    if handled && arrived {
-        // Whoever echoes a request has weighed Verified by the test that it led to.
-        return if holds(webhook, VERIFIED) {
-            Progress::Arrived
-        } else {
-            Progress::OtherKey
-        };
+    // The controller that echoes a request has weighed Verified by the number of the test that it led to.
+    if handled && holds(webhook, VERIFIED) {
+        return Progress::Arrived;
     }
-    if let Some((at, why)) = &now.refused
+    if handled && now.number > before.number {
+        return Progress::OtherKey;
+    }
+    if let Some((_, why)) = &now.refused
         && now.refused != before.refused
         // This checkup makes such a request itself.
         && why != Refusal::SignatureMissing.as_str()
-        && before.refused.as_ref().is_none_or(|(then, _)| at >= then)
     {
         return Progress::Refused(why.clone());
     }
@@ -210,9 +210,11 @@ mod tests {
 
     #[test]
     fn a_test_delivery_is_followed_from_the_request_to_its_arrival() {
-        let arrived = json!({"lastTestAt": AFTER});
-        let known = json!({"lastTestAt": BEFORE});
-        let refused = |why: &str| json!({"lastTestAt": BEFORE, "lastRejectedAt": AFTER, "lastRejectedReason": why});
+        // The receivers' clocks say nothing: the new one arrives at a time before the last one.
+        let arrived = json!({"lastTestAt": BEFORE, "lastTestNumber": 3});
+        let known = json!({"lastTestAt": AFTER, "lastTestNumber": 2});
+        let late_copy = json!({"lastTestAt": BEFORE, "lastTestNumber": 2});
+        let refused = |why: &str| json!({"lastTestAt": AFTER, "lastTestNumber": 2, "lastRejectedAt": BEFORE, "lastRejectedReason": why});
         let (yes, no, pending) = (
             ("True", "Verified"),
             ("False", "TestPending"),
@@ -221,10 +223,10 @@ mod tests {
         let cases = [
             (status("old", yes, &known), Progress::Requested),
             (status("mine", pending, &known), Progress::Asked),
-            (status("mine", yes, &known), Progress::Asked),
             (status("old", yes, &arrived), Progress::Requested),
             (status("mine", yes, &arrived), Progress::Arrived),
             (status("mine", no, &arrived), Progress::OtherKey),
+            (status("mine", no, &late_copy), Progress::Asked),
             (
                 status("mine", ("False", "TestRefused"), &known),
                 Progress::NotSent("says so".to_owned()),

@@ -14,14 +14,16 @@ use crate::resources::{ChektWebhook, RECEIVER_MANAGER};
 /// How long the API server may take.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Applies the whole of `status.deliveries`. The uid goes along, so that a webhook made again under the same name
-/// does not inherit what was seen of the other.
+/// Applies the whole of `status.deliveries`, made from what `version` of the object says. The uid goes along, so that a
+/// webhook made again under the same name does not inherit what was seen of the other.
 ///
 /// # Errors
-/// [`ClusterError`]; [`ClusterError::NotFound`] and [`ClusterError::Conflict`] mean that this webhook is gone.
+/// [`ClusterError`]; [`ClusterError::NotFound`] means that this webhook is gone, [`ClusterError::Conflict`] that it is,
+/// or that it was changed since that version.
 pub async fn apply(
     client: &Client,
     webhook: &WebhookIdentity,
+    version: Option<&str>,
     deliveries: &Deliveries,
 ) -> Result<(), ClusterError> {
     let body = json!({
@@ -31,6 +33,7 @@ pub async fn apply(
             "name": webhook.name,
             "namespace": webhook.namespace,
             "uid": webhook.uid,
+            "resourceVersion": version,
         },
         "status": {"deliveries": deliveries},
     });

@@ -153,6 +153,22 @@ pub async fn keyring(secrets: &Api<Secret>, uid: &str) -> Result<Option<StoredKe
     }))
 }
 
+/// Reads the keyring of a webhook as one may who may list Secrets and not get them, which is the receiver.
+///
+/// # Errors
+/// [`ReadError`]; a keyring that does not exist is `None`.
+pub async fn listed_keyring(
+    secrets: &Api<Secret>,
+    uid: &str,
+    limit: Duration,
+) -> Result<Option<Keyring>, ReadError> {
+    let name = Keyring::secret_name(uid);
+    let only = ListParams::default().fields(&format!("metadata.name={name}"));
+    let listed = within(limit, secrets.list(&only)).await?;
+    let keyring = listed.items.first().map(Keyring::from_secret).transpose();
+    keyring.map_err(|error| ReadError::Damaged(name, error))
+}
+
 /// Whose keyrings name an account. Only their metadata is read.
 ///
 /// # Errors

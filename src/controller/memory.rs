@@ -5,8 +5,10 @@
 use std::time::{Duration, Instant};
 
 use crate::partner::fault::PartnerError;
+use crate::resources::keyring::TestRequest;
+use crate::resources::webhook::Delay;
 use crate::webhook::health::{Act, Attempted};
-use crate::webhook::world::{Attempt, Memory, Refusal, Test, Trouble, Unheeded};
+use crate::webhook::world::{Attempt, Memory, Proof, Refusal, Test, Trouble, Unheeded};
 
 /// The first pause after a failure; it doubles up to [`LONGEST`].
 const FIRST: Duration = Duration::from_secs(1);
@@ -40,6 +42,10 @@ pub struct Remembered {
     pub unheeded: Option<(u32, i64, Instant)>,
     /// See [`Memory::test`].
     pub test: Test,
+    /// See [`Memory::proof`].
+    pub proof: Option<Awaited>,
+    /// What a receiver says of a delay, and since when it has not changed.
+    pub delay: Option<(Delay, Instant)>,
     /// See [`Memory::deleted`].
     pub deleted: bool,
     /// See [`Memory::orphaned`].
@@ -52,7 +58,64 @@ pub struct Remembered {
     pub listed_for: Option<String>,
 }
 
+/// The test delivery that is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Awaited {
+    number: i64,
+    asked: Instant,
+    since: Instant,
+    requests: u32,
+}
+
 impl Remembered {
+    /// Looks at what other processes write: the time that passes until it changes is measured here, and the times in it
+    /// are of other machines.
+    pub fn look(&mut self, test: Option<&TestRequest>, delay: Option<&Delay>, now: Instant) {
+        let number = test.map(|test| test.number);
+        if self.proof.map(|proof| proof.number) != number {
+            // Noted by an earlier process, which may have asked for it.
+            self.test = Test::NotAsked;
+            self.proof = number.map(|number| Awaited {
+                number,
+                asked: now,
+                since: now,
+                requests: 0,
+            });
+        }
+        if self.delay.as_ref().map(|(seen, _)| seen) != delay {
+            self.delay = delay.map(|delay| (delay.clone(), now));
+        }
+    }
+
+    /// A test delivery was noted. `again`: after one for the same key and url that has not arrived.
+    pub fn noted(&mut self, test: &TestRequest, again: bool, now: Instant) {
+        let before = self.proof.filter(|_| again);
+        self.test = Test::Recorded;
+        self.proof = Some(Awaited {
+            number: test.number,
+            asked: now,
+            since: before.map_or(now, |before| before.since),
+            requests: before.map_or(0, |before| before.requests),
+        });
+    }
+
+    /// A test delivery is about to be asked for. A pass that is dropped before the answer was read leaves it unknown whether
+    /// CHeKT has the request.
+    pub fn asks_for_test(&mut self, now: Instant) {
+        self.test = Test::Unclear;
+        if let Some(proof) = &mut self.proof {
+            proof.asked = now;
+        }
+    }
+
+    /// CHeKT has the request for a test delivery, or may have it.
+    pub fn asked_for_test(&mut self, test: Test) {
+        self.test = test;
+        if let Some(proof) = &mut self.proof {
+            proof.requests = proof.requests.saturating_add(1);
+        }
+    }
+
     /// What the plan may see of it. `recovered`: when the account last became ready again.
     #[must_use]
     pub fn view(&self, started: Instant, recovered: Option<Instant>, now: Instant) -> Memory {
@@ -85,6 +148,15 @@ impl Remembered {
                 ago: ago(at),
             }),
             test: self.test.clone(),
+            proof: self.proof.map_or_else(Proof::default, |proof| Proof {
+                asked: ago(proof.asked),
+                since: ago(proof.since),
+                requests: proof.requests,
+            }),
+            delay_unchanged: self
+                .delay
+                .as_ref()
+                .map_or(Duration::ZERO, |(_, at)| ago(*at)),
             deleted: self.deleted,
             orphaned: self.orphaned,
             listed_for: self.listed_for.clone(),

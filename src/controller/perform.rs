@@ -21,7 +21,7 @@ use crate::partner::http::Fields;
 use crate::resources::account::{Orphan, OrphanReason};
 use crate::resources::told::Told;
 use crate::resources::{ChektWebhook, FINALIZER};
-use crate::webhook::health::Act;
+use crate::webhook::health::{self, Act, State};
 use crate::webhook::rotation::{self, Entropy};
 use crate::webhook::step::{Change, Draft, KeyringChange, Left, Step, Why};
 use crate::webhook::world::{Attempt, Refusal, Test, World};
@@ -148,26 +148,27 @@ pub async fn perform(
         }
         Step::Test(id, _) => {
             let to = connection()?;
-            // At most once: a pass may be dropped before the answer is read.
-            memory.test = Test::Sent;
-            let outcome = to.client.test(id, &key(world, "test")).await;
+            memory.asks_for_test(context.clock.now());
+            recovered(world, memory);
+            let outcome = to.client.test(id, &test_key(world)).await;
             to.heard(&world.webhook.uid, &outcome);
             count(context, step, outcome.is_ok());
             audit(world, step, Some(id), &outcome);
-            memory.test = match &outcome {
+            match &outcome {
                 Ok(()) => {
                     memory.trouble = None;
                     memory.failures = 0;
-                    Test::Sent
+                    memory.asked_for_test(Test::Sent);
                 }
-                // At most once: whatever may have been sent is not asked for again.
-                Err(error) if error.unclear => Test::Sent,
-                Err(error) => match error.kind {
-                    Kind::Network => Test::Recorded,
-                    Kind::Throttled | Kind::Credentials => Test::Denied,
-                    _ => Test::Refused(error.detail.to_string()),
-                },
-            };
+                Err(error) if error.unclear => memory.asked_for_test(Test::Unclear),
+                Err(error) => {
+                    memory.test = match error.kind {
+                        Kind::Network => Test::Recorded,
+                        Kind::Throttled | Kind::Credentials => Test::Denied,
+                        _ => Test::Refused(error.detail.to_string()),
+                    };
+                }
+            }
             if let Err(error) = outcome {
                 // A refused test does not make the webhook itself refused.
                 if matches!(memory.test, Test::Recorded | Test::Denied) {
@@ -202,6 +203,9 @@ async fn keyring(
     let account = &world.account_name;
     let keyrings = context.keyrings();
     let stored = secrets::store(&keyrings, namespace, &keyring, account, version).await?;
+    if !change.numbers() {
+        return Ok(Performed::Keyring(Box::new(stored)));
+    }
     // A number of ours says nothing of what an earlier process sent with the one before: a POST that lands beside ours,
     // or an old key that lands after a new one.
     let sent_before = world.keyring.as_ref().is_some_and(|k| k.attempt > 0);
@@ -210,11 +214,16 @@ async fn keyring(
         memory.unclear_at.get_or_insert(context.started);
     }
     memory.attempt = Attempt::Open;
-    if rotation::notes_test(change, world) {
-        memory.test = Test::Recorded;
+    if let Some(test) = keyring
+        .test
+        .as_ref()
+        .filter(|_| rotation::notes_test(change, world))
+    {
+        let again = rotation::notes_again(world, &keyring);
+        memory.noted(test, again, context.clock.now());
     }
     if change == KeyringChange::NoteTest {
-        memory.recovery = memory.recovery.map(|(_, at)| (Act::Worked, at));
+        recovered(world, memory);
     }
     if matches!(change, KeyringChange::First | KeyringChange::Next) {
         // What was refused is about to be replaced.
@@ -525,6 +534,20 @@ fn settle(
 fn key(world: &World, verb: &str) -> String {
     let attempt = world.keyring.as_ref().map_or(0, |k| k.attempt);
     format!("{}-{attempt}-{verb}", world.webhook.uid)
+}
+
+/// Takes in that a test delivery is noted or asked for, which proves that a webhook is on again if it is.
+fn recovered(world: &World, memory: &mut Remembered) {
+    if world.target().map(health::state) != Some(State::Off) {
+        memory.recovery = memory.recovery.map(|(_, at)| (Act::Worked, at));
+    }
+}
+
+/// The idempotency key of a request for a test delivery: uid and the number in the keyring, whatever was numbered since.
+fn test_key(world: &World) -> String {
+    let test = world.keyring.as_ref().and_then(|k| k.test.as_ref());
+    let number = test.map_or(0, |test| test.number);
+    format!("{}-{number}-test", world.webhook.uid)
 }
 
 /// The name of a step, for logs and metrics.

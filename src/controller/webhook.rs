@@ -111,6 +111,10 @@ async fn pass(
         if held.is_for_another(&webhook) {
             held = Held::read(context, &webhook).await?;
         }
+        let test = held.keyring.as_ref().and_then(|k| k.keyring.test.as_ref());
+        let deliveries = webhook.status.as_ref().and_then(|s| s.deliveries.as_ref());
+        let delay = deliveries.and_then(|d| d.delayed.as_ref());
+        memory.look(test, delay, context.clock.now());
         let gathered = gather(context, &webhook, memory, &held);
         let world = &gathered.world;
         let now = context.clock.now();

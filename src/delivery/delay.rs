@@ -1,7 +1,7 @@
 //! What `status.deliveries.delayed` is to say, when several receivers write it and each knows only its own journal.
 //!
-//! The one whose delivery has waited longest speaks, and goes on saying so while it lasts. The others leave its word
-//! alone until it is too old to count: a receiver that is gone for good must not be believed for ever.
+//! The first receiver that is delayed speaks, and repeats it while the delay lasts. The others leave its report alone
+//! until it has not changed for too long, by their own clocks: the times in it are of another machine and only shown.
 
 use std::time::Duration;
 
@@ -15,37 +15,34 @@ use crate::resources::webhook::Delay;
 pub const REPEAT: Duration = Duration::from_secs(60);
 
 /// What is to be said. `mine`: when the oldest delayed delivery of this receiver, `me`, arrived; `live`: what is said
-/// now.
+/// now, and has not changed for `unchanged`.
 #[must_use]
 pub fn said(
     mine: Option<Timestamp>,
     me: &str,
     live: Option<&Delay>,
+    unchanged: Duration,
     now: Timestamp,
 ) -> Option<Delay> {
-    let other = live.filter(|delay| delay.receiver != me && delay.counts_for(now).is_some());
+    let counts = Delay::counts_for(unchanged).is_some();
+    let other = live.filter(|delay| delay.receiver != me && counts);
     let mine = mine.map(|since| Delay {
         since: Time(whole_seconds(since)),
         receiver: me.to_owned(),
         seen_at: Time(whole_seconds(now)),
     });
-    match (mine, other) {
-        (Some(mine), Some(other)) if mine.since.0 < other.since.0 => Some(mine),
-        (_, Some(other)) => Some(other.clone()),
-        (mine, None) => mine,
-    }
+    other.cloned().or(mine)
 }
 
-/// Whether what is to be said differs enough from what is said now: who says it, or that it was said long ago. When
-/// the oldest arrived moves with every delivery that is published, and alone is worth nothing.
+/// Whether what is to be said differs enough from what is said now: who says it, or that it has not changed for long.
+/// When the oldest arrived moves with every delivery that is published, and alone is worth nothing.
 #[must_use]
-pub fn is_worth_a_write(live: Option<&Delay>, wanted: Option<&Delay>) -> bool {
+pub fn is_worth_a_write(live: Option<&Delay>, wanted: Option<&Delay>, unchanged: Duration) -> bool {
     match (live, wanted) {
         (None, None) => false,
         (Some(_), None) | (None, Some(_)) => true,
         (Some(live), Some(wanted)) => {
-            let apart = wanted.seen_at.0.duration_since(live.seen_at.0);
-            live.receiver != wanted.receiver || apart.unsigned_abs() >= REPEAT
+            live.receiver != wanted.receiver || (live != wanted && unchanged >= REPEAT)
         }
     }
 }
@@ -67,71 +64,46 @@ mod tests {
     }
 
     #[test]
-    fn the_receiver_that_has_waited_longest_speaks_and_the_others_let_it() {
+    fn the_receiver_that_spoke_first_goes_on_and_the_others_let_it_whatever_their_clocks_say() {
         let now = 1_000;
-        let live = |receiver, since| Some(delay(receiver, since, now - 30));
-        let gone = Some(delay("other", 100, now - 180));
         let fresh = |since| Some(delay("me", since, now));
-        for (what, mine, live, expected, written) in [
-            ("nothing anywhere", None, None, None, false),
-            ("mine begins", Some(900), None, fresh(900), true),
-            (
-                "mine goes on",
-                Some(900),
-                live("me", 900),
-                fresh(900),
-                false,
-            ),
-            (
-                "mine has a new oldest",
-                Some(930),
-                live("me", 900),
-                fresh(930),
-                false,
-            ),
-            ("mine is over", None, live("me", 900), None, true),
-            (
-                "the other's goes on",
-                None,
-                live("other", 900),
-                live("other", 900),
-                false,
-            ),
-            (
-                "the other's is older",
-                Some(900),
-                live("other", 800),
-                live("other", 800),
-                false,
-            ),
-            (
-                "both are as old",
-                Some(900),
-                live("other", 900),
-                live("other", 900),
-                false,
-            ),
-            (
-                "mine is older",
-                Some(900),
-                live("other", 930),
-                fresh(900),
-                true,
-            ),
-            ("the other is gone for good", None, gone.clone(), None, true),
-            ("gone, and mine is not", Some(900), gone, fresh(900), true),
-            (
-                "mine was said a minute ago",
-                Some(900),
-                Some(delay("me", 900, now - 60)),
-                fresh(900),
-                true,
-            ),
-        ] {
-            let wanted = said(mine.map(at), "me", live.as_ref(), at(now));
-            assert_eq!(wanted, expected, "{what}");
-            let worth = is_worth_a_write(live.as_ref(), wanted.as_ref());
-            assert_eq!(worth, written, "{what}");
+        // What the other's clock said when it spoke: an hour behind this one, with it, an hour ahead.
+        for seen_at in [now - 3_600, now - 30, now + 3_600] {
+            let other = |since: i64| Some(delay("other", since, seen_at));
+            let me = || Some(delay("me", 900, seen_at));
+            for (what, mine, live, unchanged, expected, written) in [
+                ("nothing anywhere", None, None, 0, None, false),
+                ("mine begins", Some(900), None, 0, fresh(900), true),
+                ("mine goes on", Some(900), me(), 30, fresh(900), false),
+                ("a new oldest", Some(930), me(), 30, fresh(930), false),
+                ("said a minute ago", Some(900), me(), 60, fresh(900), true),
+                ("mine is over", None, me(), 30, None, true),
+                ("other's goes on", None, other(9), 179, other(9), false),
+                (
+                    "both, other first",
+                    Some(900),
+                    other(9),
+                    30,
+                    other(9),
+                    false,
+                ),
+                ("mine is older", Some(1), other(900), 30, other(900), false),
+                ("other is gone", None, other(9), 180, None, true),
+                (
+                    "gone, mine is not",
+                    Some(900),
+                    other(9),
+                    180,
+                    fresh(900),
+                    true,
+                ),
+            ] {
+                let unchanged = Duration::from_secs(unchanged);
+                let wanted = said(mine.map(at), "me", live.as_ref(), unchanged, at(now));
+                assert_eq!(wanted, expected, "{what}, {seen_at}");
+                let worth = is_worth_a_write(live.as_ref(), wanted.as_ref(), unchanged);
+                assert_eq!(worth, written, "{what}, {seen_at}");
+            }
         }
     }
 
@@ -140,7 +112,7 @@ mod tests {
         let mine = Timestamp::from_millisecond(900_700).unwrap();
         let now = Timestamp::from_millisecond(1_000_900).unwrap();
         assert_eq!(
-            said(Some(mine), "me", None, now),
+            said(Some(mine), "me", None, Duration::ZERO, now),
             Some(delay("me", 900, 1_000))
         );
     }

@@ -4,7 +4,6 @@
 //! the keyring accepts is tried, and the comparison takes the same time wherever two digests differ.
 
 use hmac::{Hmac, KeyInit, Mac};
-use k8s_openapi::jiff::Timestamp;
 use sha2::Sha256;
 
 use super::envelope::{self, Envelope, Unreadable};
@@ -132,7 +131,7 @@ impl Delivery<Unverified> {
         }
     }
 
-    /// Tries every key of the keyring that is accepted at this moment.
+    /// Tries every key of the keyring.
     ///
     /// # Errors
     /// [`Refused::Mismatch`] when none fits, a keyring without keys included.
@@ -140,10 +139,9 @@ impl Delivery<Unverified> {
         self,
         signatures: &Signatures,
         keyring: &Keyring,
-        now: Timestamp,
     ) -> Result<Delivery<Verified>, Refused> {
         let key = keyring
-            .accepted(now)
+            .accepted()
             .find(|key| signed_with(key, &self.body, signatures))
             .ok_or(Refused::Mismatch)?;
         let is = |place: Option<&Key>| place.is_some_and(|k| std::ptr::eq(k, key));
@@ -228,6 +226,8 @@ impl Delivery<Verified> {
 mod tests {
     use super::super::profile::PARTNER;
     use super::*;
+    use k8s_openapi::jiff::Timestamp;
+
     use crate::resources::keyring::{Retired, SigningSecret};
 
     /// The vector of partner-api.md, section 5.
@@ -256,7 +256,7 @@ mod tests {
     fn verify_with(headers: &[&str], body: &[u8], keyring: &Keyring) -> Result<KeyPlace, Refused> {
         let signatures = Signatures::read(&PARTNER, headers.iter().map(|h| h.as_bytes()))?;
         Delivery::new(keyring.webhook.clone(), body.to_vec())
-            .verify(&signatures, keyring, Timestamp::from_second(50).unwrap())
+            .verify(&signatures, keyring)
             .map(|d| d.place())
     }
 
@@ -323,27 +323,23 @@ mod tests {
     }
 
     #[test]
-    fn every_key_of_the_keyring_is_tried_and_the_previous_only_until_its_time() {
+    fn every_key_of_the_keyring_is_tried_and_no_clock_is_asked() {
         let header = format!("sha256={HEX}");
         let mut keyring = keyring();
         keyring.next = keyring.current.replace(key("other", "other"));
         assert_eq!(verify_with(&[&header], BODY, &keyring), Ok(KeyPlace::Next));
-        let retired = |second| {
-            Some(Retired {
-                key: key("p", "test-secret-1"),
-                until: Timestamp::from_second(second).unwrap(),
-            })
-        };
         keyring.next = None;
-        keyring.previous = retired(51).into_iter().collect();
-        assert_eq!(
-            verify_with(&[&header], BODY, &keyring),
-            Ok(KeyPlace::Previous)
-        );
-        keyring.previous = retired(50).into_iter().collect();
         assert_eq!(
             verify_with(&[&header], BODY, &keyring),
             Err(Refused::Mismatch)
+        );
+        keyring.previous = vec![Retired {
+            key: key("p", "test-secret-1"),
+            until: Timestamp::UNIX_EPOCH,
+        }];
+        assert_eq!(
+            verify_with(&[&header], BODY, &keyring),
+            Ok(KeyPlace::Previous)
         );
     }
 
@@ -370,8 +366,7 @@ mod tests {
         fn no_header_makes_the_reader_panic_or_a_stranger_pass(bytes: Vec<u8>) {
             if let Ok(signatures) = Signatures::read(&PARTNER, [bytes.as_slice()]) {
                 let delivery = Delivery::new(keyring().webhook, BODY.to_vec());
-                let now = Timestamp::from_second(50).unwrap();
-                proptest::prop_assert!(delivery.verify(&signatures, &keyring(), now).is_err());
+                proptest::prop_assert!(delivery.verify(&signatures, &keyring()).is_err());
             }
         }
     }

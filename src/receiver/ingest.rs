@@ -38,6 +38,7 @@ use crate::delivery::event::UNREADABLE;
 use crate::delivery::signature::{self, Verified};
 use crate::delivery::{Delivery, Profile, Received, Refused, Signatures};
 use crate::journal::{Appended, Journal, JournalError};
+use crate::resources::keyring::Keyring;
 use crate::resources::refusal::Refusal;
 
 /// CHeKT waits five seconds for an answer (webhook-setup-guide, "Prerequisites"); the network has the fifth.
@@ -276,10 +277,10 @@ impl Ingest {
         &self,
         signed: &Signed,
         body: Vec<u8>,
-    ) -> Result<(Arc<Webhook>, Delivery<Verified>), Refusal> {
+    ) -> Result<(Arc<Webhook>, Arc<Keyring>, Delivery<Verified>), Refusal> {
         let began = signed.arrival.began;
         let find = |index: &Index| match &signed.arrival.place {
-            Some(place) => index.find(place, Timestamp::now()),
+            Some(place) => index.find(place),
             None => Found::Nobody,
         };
         let known = |index: &Index| match find(index) {
@@ -291,8 +292,8 @@ impl Ingest {
         let refusal = match found {
             Found::Ready(webhook, keyring) => {
                 let delivery = Delivery::new(webhook.identity.clone(), body);
-                match delivery.verify(&signed.signatures, &keyring, Timestamp::now()) {
-                    Ok(delivery) => return Ok((webhook, delivery)),
+                match delivery.verify(&signed.signatures, &keyring) {
+                    Ok(delivery) => return Ok((webhook, keyring, delivery)),
                     Err(_) if signed.encoded => Refusal::ContentEncoded,
                     Err(refused) => refused.into(),
                 }
@@ -337,7 +338,7 @@ impl Ingest {
     async fn settle(&self, signed: Signed, body: Held) -> Result<Appended, Refusal> {
         // Its share of the memory goes back once it is on disk, or is not going to be.
         let (body, _share) = body.into_parts();
-        let (webhook, delivery) = self.believe(&signed, body).await?;
+        let (webhook, keyring, delivery) = self.believe(&signed, body).await?;
         let (now, began) = (Timestamp::now(), signed.arrival.began);
         signed.visitor.0.verified();
         let place = delivery.place().as_str();
@@ -357,7 +358,9 @@ impl Ingest {
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         match &appended {
             Ok(appended) => {
-                self.reports.verified(identity, &event, &key_id, now);
+                let request = keyring.test.as_ref();
+                self.reports
+                    .verified(identity, &event, &key_id, request, now);
                 self.metrics.last_verified.set(now.as_second());
                 let outcome = outcome_of(*appended);
                 // The publisher tells of each delivery once; of a copy nobody else does.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use tokio::time::Instant;
@@ -30,6 +29,8 @@ pub struct Webhook {
     pub known: Known,
     /// Its `status.deliveries` as last seen.
     pub deliveries: Option<Deliveries>,
+    /// The version of the object that says so.
+    pub version: Option<String>,
 }
 
 impl Webhook {
@@ -48,6 +49,7 @@ impl Webhook {
                 webhook_id: status["webhookID"].as_str().map(str::to_owned),
             },
             deliveries: serde_json::from_value(status["deliveries"].clone()).ok(),
+            version: object.resource_version(),
         }
     }
 }
@@ -59,7 +61,7 @@ pub enum Found {
     Nobody,
     /// We have not read all webhooks yet, so nobody can say.
     NotRead,
-    /// A webhook whose keyring is not there, or holds no key that is accepted now.
+    /// A webhook whose keyring is not there, or holds no key.
     NoKey(Arc<Webhook>),
     /// A webhook and a keyring with at least one key.
     Ready(Arc<Webhook>, Arc<Keyring>),
@@ -123,7 +125,7 @@ impl Index {
 
     /// Looks up `namespace/name`.
     #[must_use]
-    pub fn find(&self, place: &str, now: Timestamp) -> Found {
+    pub fn find(&self, place: &str) -> Found {
         let Some(webhook) = self.webhooks.get(place) else {
             return if self.webhooks_read() {
                 Found::Nobody
@@ -134,8 +136,7 @@ impl Index {
         match self.keyrings.get(&webhook.identity.uid) {
             // The names are compared too: a keyring says whose it is in three words, and all must fit.
             Some((_, keyring))
-                if keyring.webhook == webhook.identity
-                    && keyring.accepted(now).next().is_some() =>
+                if keyring.webhook == webhook.identity && keyring.accepted().next().is_some() =>
             {
                 Found::Ready(Arc::clone(webhook), Arc::clone(keyring))
             }
@@ -271,6 +272,7 @@ mod tests {
             identity: identity(name, uid),
             known: Known::default(),
             deliveries: None,
+            version: None,
         }
     }
 
@@ -286,7 +288,7 @@ mod tests {
     }
 
     fn found(index: &Index, place: &str) -> &'static str {
-        match index.find(place, Timestamp::from_second(1).unwrap()) {
+        match index.find(place) {
             Found::Nobody => "nobody",
             Found::NotRead => "not read",
             Found::NoKey(_) => "no key",

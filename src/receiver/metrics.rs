@@ -147,6 +147,10 @@ const STATUS_WRITE: Label = Label {
     values: &[
         ("written", "it was"),
         ("gone", "the webhook is gone"),
+        (
+            "conflict",
+            "another writer was first; it is tried again within seconds",
+        ),
         ("failed", "it is tried again"),
     ],
 };

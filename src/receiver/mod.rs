@@ -36,6 +36,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use ipnet::IpNet;
+use kube::Api;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::sync::watch::Receiver;
@@ -277,7 +278,7 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
     }
     background.spawn(watch::keyrings(
         client.clone(),
-        args.operator_namespace,
+        args.operator_namespace.clone(),
         index,
     ));
     background.spawn({
@@ -364,7 +365,8 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
         }
     });
     let mut status = tokio::spawn(reports.clone().run(
-        client,
+        client.clone(),
+        Api::namespaced(client, &args.operator_namespace),
         instance,
         indexed.clone(),
         metrics.clone(),

@@ -3,23 +3,25 @@
 //!
 //! How often strangers knock must not decide how often we write, so refusals only change what the next write says.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
+use kube::{Api, Client};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::keyring::Index;
 use super::metrics::{Metrics, Outcome};
-use crate::cluster::{ClusterError, deliveries};
+use crate::cluster::{ClusterError, deliveries, secrets};
 use crate::delivery::delay;
-use crate::resources::keyring::WebhookIdentity;
+use crate::resources::keyring::{TestRequest, WebhookIdentity};
 use crate::resources::refusal::Refusal;
 use crate::resources::webhook::{Delay, Deliveries};
 
@@ -27,6 +29,11 @@ use crate::resources::webhook::{Delay, Deliveries};
 const EVERY: Duration = Duration::from_secs(30);
 /// The pause after a write that failed; it doubles up to [`EVERY`].
 const RETRY: Duration = Duration::from_millis(500);
+/// The same after a conflict: the watch shows within milliseconds what was written in between.
+const RETRY_CONFLICT: Duration = Duration::from_millis(50);
+/// How long after the arrival of a test delivery the keyring may be read for its number, and how long that may take. What
+/// is read later may be of a test that was noted long after this delivery arrived.
+const READ_KEYRING: Duration = Duration::from_secs(2);
 /// Writes at the same time.
 const AT_ONCE: usize = 8;
 /// How long the last writes may take when the process ends.
@@ -47,12 +54,17 @@ struct Ledger {
     delays: Option<HashMap<String, Timestamp>>,
     /// When that is to be compared with what is said.
     look_at: Option<Duration>,
+    /// The report of a delay that each webhook shows, and since when it has not changed. How old it is tells no time
+    /// that another machine wrote.
+    heard: HashMap<String, (Delay, Duration)>,
 }
 
 #[derive(Debug)]
 struct Entry {
     webhook: WebhookIdentity,
     deliveries: Deliveries,
+    test: Option<Tested>,
+    news: News,
     changed: bool,
     urgent: bool,
     not_before: Duration,
@@ -66,7 +78,76 @@ struct Entry {
 struct Due {
     webhook: WebhookIdentity,
     deliveries: Deliveries,
+    test: Option<Tested>,
+    news: News,
     refused: u64,
+}
+
+/// What this receiver has seen and not written yet. Of these parts its own word is the later one, and of all others what
+/// the status says: the times in it are of other machines, or of an earlier clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct News {
+    received: bool,
+    test: bool,
+    rejected: bool,
+}
+
+impl News {
+    fn and(self, other: News) -> News {
+        News {
+            received: self.received || other.received,
+            test: self.test || other.test,
+            rejected: self.rejected || other.rejected,
+        }
+    }
+}
+
+/// A test delivery that arrived.
+#[derive(Clone, Debug, PartialEq)]
+struct Tested {
+    at: Timestamp,
+    arrived: Instant,
+    /// The key that verified it.
+    key_id: String,
+    /// The request that the keyring showed when it arrived, or right after that.
+    request: Option<TestRequest>,
+}
+
+impl Tested {
+    fn number(&self) -> Option<i64> {
+        self.request.as_ref().map(|request| request.number)
+    }
+
+    /// Whether this takes the place of a test delivery that is reported already. Numbers only grow, so the greater one is
+    /// the later one, whichever receiver saw it. Under one number the delivery counts that is signed with the key to be
+    /// proved; a late one with the key before does not undo that.
+    fn replaces(&self, number: Option<i64>, key_id: Option<&str>) -> bool {
+        let asked = self.request.as_ref().map(|request| request.key_id.as_str());
+        match self.number().cmp(&number) {
+            Ordering::Greater => true,
+            Ordering::Less => false,
+            Ordering::Equal => Some(self.key_id.as_str()) == asked || key_id != asked,
+        }
+    }
+
+    /// Reads the keyring once more. The watch may not have shown the request yet when its delivery arrived.
+    async fn read(&mut self, keyrings: &Api<Secret>, uid: &str) {
+        if self.arrived.elapsed() >= READ_KEYRING {
+            return;
+        }
+        match secrets::listed_keyring(keyrings, uid, READ_KEYRING).await {
+            Ok(Some(keyring)) => {
+                let newer = keyring.test.filter(|t| Some(t.number) > self.number());
+                self.request = newer.or_else(|| self.request.take());
+            }
+            Ok(None) => {}
+            // What the watch had shown holds all the same; a test delivery that is not tied to its request is asked for
+            // again.
+            Err(error) => {
+                tracing::debug!(uid, %error, "the keyring cannot be read for a test delivery");
+            }
+        }
+    }
 }
 
 /// What this receiver knows of delays, and by which name it speaks of them.
@@ -78,9 +159,15 @@ struct Speaker<'s> {
 
 impl Speaker<'_> {
     /// What is to be said of a delay, given what is. Without knowledge it stays as it is.
-    fn said(self, uid: &str, live: Option<&Delay>, now: Timestamp) -> Option<Delay> {
+    fn said(
+        self,
+        uid: &str,
+        live: Option<&Delay>,
+        unchanged: Duration,
+        now: Timestamp,
+    ) -> Option<Delay> {
         match self.delays {
-            Some(delays) => delay::said(delays.get(uid).copied(), self.name, live, now),
+            Some(delays) => delay::said(delays.get(uid).copied(), self.name, live, unchanged, now),
             None => live.cloned(),
         }
     }
@@ -93,6 +180,8 @@ impl Ledger {
             .or_insert_with(|| Entry {
                 webhook: webhook.clone(),
                 deliveries: Deliveries::default(),
+                test: None,
+                news: News::default(),
                 changed: false,
                 urgent: false,
                 not_before: Duration::ZERO,
@@ -102,15 +191,32 @@ impl Ledger {
             })
     }
 
-    fn verified(&mut self, webhook: &WebhookIdentity, event: &str, key_id: &str, at: Timestamp) {
+    fn verified(
+        &mut self,
+        webhook: &WebhookIdentity,
+        event: &str,
+        key_id: &str,
+        request: Option<&TestRequest>,
+        at: Timestamp,
+    ) {
         let entry = self.entry(webhook);
         entry.changed = true;
+        entry.news.received = true;
         entry.deliveries.last_received_at = Some(seconds(at));
         entry.deliveries.last_event = Some(event.chars().take(LONGEST_EVENT).collect());
         entry.deliveries.last_verified_key = Some(key_id.to_owned());
         if event == "webhook.test" {
-            entry.deliveries.last_test_at = Some(seconds(at));
-            entry.deliveries.last_test_key = Some(key_id.to_owned());
+            let tested = Tested {
+                at,
+                arrived: Instant::now(),
+                key_id: key_id.to_owned(),
+                request: request.cloned(),
+            };
+            let before = entry.test.as_ref().filter(|_| entry.news.test);
+            if before.is_none_or(|b| tested.replaces(b.number(), Some(&b.key_id))) {
+                entry.test = Some(tested);
+            }
+            entry.news.test = true;
             entry.urgent = true;
         }
     }
@@ -118,10 +224,26 @@ impl Ledger {
     fn refused(&mut self, webhook: &WebhookIdentity, refusal: Refusal, at: Timestamp) {
         let entry = self.entry(webhook);
         entry.changed = true;
+        entry.news.rejected = true;
         entry.refused += 1;
         entry.deliveries.last_rejected_at = Some(seconds(at));
         entry.deliveries.last_rejected_reason = Some(refusal.as_str().to_owned());
         entry.deliveries.last_rejected_message = Some(refusal.message().to_owned());
+    }
+
+    /// For how long the report of a delay has not changed that a webhook shows, by the clock of this process.
+    fn unchanged(&mut self, uid: &str, live: Option<&Delay>, now: Duration) -> Duration {
+        let Some(live) = live else {
+            self.heard.remove(uid);
+            return Duration::ZERO;
+        };
+        match self.heard.get(uid) {
+            Some((heard, since)) if heard == live => now.saturating_sub(*since),
+            Some(_) | None => {
+                self.heard.insert(uid.to_owned(), (live.clone(), now));
+                Duration::ZERO
+            }
+        }
     }
 
     /// Notes which webhooks are to be told of a delay, or that it is over.
@@ -137,11 +259,12 @@ impl Ledger {
         for webhook in index.webhooks() {
             let uid = &webhook.identity.uid;
             let live = webhook.deliveries.as_ref().and_then(|d| d.delayed.as_ref());
+            let unchanged = self.unchanged(uid, live, now);
             if live.is_none() && !delays.contains_key(uid) {
                 continue;
             }
-            let wanted = speaker.said(uid, live, at);
-            if !delay::is_worth_a_write(live, wanted.as_ref()) {
+            let wanted = speaker.said(uid, live, unchanged, at);
+            if !delay::is_worth_a_write(live, wanted.as_ref(), unchanged) {
                 continue;
             }
             let entry = self.entry(&webhook.identity);
@@ -170,6 +293,8 @@ impl Ledger {
             due.push(Due {
                 webhook: entry.webhook.clone(),
                 deliveries: entry.deliveries.clone(),
+                test: entry.test.clone(),
+                news: std::mem::take(&mut entry.news),
                 refused: std::mem::take(&mut entry.refused),
             });
         }
@@ -187,21 +312,27 @@ impl Ledger {
         }
     }
 
-    /// Returns whether it is the first failure in a row.
-    fn failed(&mut self, uid: &str, now: Duration) -> bool {
-        let Some(entry) = self.webhooks.get_mut(uid) else {
+    /// Takes back what could not be written. Returns whether it is the first failure in a row.
+    fn failed(&mut self, due: &Due, retry: Duration, now: Duration) -> bool {
+        let Some(entry) = self.webhooks.get_mut(&due.webhook.uid) else {
             return false;
         };
         entry.failures = entry.failures.saturating_add(1);
         entry.changed = true;
+        if due.news.test && !entry.news.test {
+            // With the number that was read for it meanwhile.
+            entry.test.clone_from(&due.test);
+        }
+        entry.news = entry.news.and(due.news);
         // An urgent one must wait like the others, or it would be tried without a pause.
         entry.urgent = false;
-        let pause = RETRY.saturating_mul(1 << entry.failures.min(6));
+        let pause = retry.saturating_mul(1 << entry.failures.min(6));
         entry.not_before = now + pause.min(EVERY);
         entry.failures == 1
     }
 
     fn gone(&mut self, uid: &str) {
+        self.heard.remove(uid);
         self.webhooks.remove(uid);
     }
 }
@@ -221,29 +352,31 @@ fn seconds(at: Timestamp) -> Time {
     Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
-/// Ours, with whatever another replica, or this one before its restart, has seen later. An apply replaces the
-/// whole of what its manager owns, so what is left out would be lost. A delay is not seen later but for longer, which
-/// [`delay::said`] decides.
-fn merged(ours: Deliveries, live: Option<&Deliveries>) -> Deliveries {
-    let Some(live) = live.cloned() else {
-        return ours;
-    };
-    let time = |at: &Option<Time>| at.as_ref().map(|t| t.0);
-    let mut all = ours;
-    all.delayed = live.delayed;
-    if time(&live.last_received_at) > time(&all.last_received_at) {
-        all.last_received_at = live.last_received_at;
-        all.last_event = live.last_event;
-        all.last_verified_key = live.last_verified_key;
+/// What the status says, with what this receiver has seen since its last write. An apply replaces the whole of what its
+/// manager owns, so what is left out would be lost. Who of two receivers saw something later is not asked of their
+/// clocks: a receiver whose clock is ahead would hide what the other sees. What is said of a delay [`delay::said`]
+/// decides.
+fn merged(due: &Due, live: Option<&Deliveries>) -> Deliveries {
+    let mut all = live.cloned().unwrap_or_default();
+    let ours = &due.deliveries;
+    if due.news.received {
+        all.last_received_at.clone_from(&ours.last_received_at);
+        all.last_event.clone_from(&ours.last_event);
+        all.last_verified_key.clone_from(&ours.last_verified_key);
     }
-    if time(&live.last_test_at) > time(&all.last_test_at) {
-        all.last_test_at = live.last_test_at;
-        all.last_test_key = live.last_test_key;
+    if due.news.rejected {
+        all.last_rejected_at.clone_from(&ours.last_rejected_at);
+        all.last_rejected_reason
+            .clone_from(&ours.last_rejected_reason);
+        all.last_rejected_message
+            .clone_from(&ours.last_rejected_message);
     }
-    if time(&live.last_rejected_at) > time(&all.last_rejected_at) {
-        all.last_rejected_at = live.last_rejected_at;
-        all.last_rejected_reason = live.last_rejected_reason;
-        all.last_rejected_message = live.last_rejected_message;
+    if let Some(test) = due.test.as_ref().filter(|_| due.news.test)
+        && test.replaces(all.last_test_number, all.last_test_key.as_deref())
+    {
+        all.last_test_at = Some(seconds(test.at));
+        all.last_test_key = Some(test.key_id.clone());
+        all.last_test_number = test.number();
     }
     all
 }
@@ -256,9 +389,16 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// A delivery with a valid signature is on disk.
-    pub fn verified(&self, webhook: &WebhookIdentity, event: &str, key_id: &str, at: Timestamp) {
-        self.lock().verified(webhook, event, key_id, at);
+    /// A delivery with a valid signature is on disk. `request` is what the keyring that verified it says of tests.
+    pub fn verified(
+        &self,
+        webhook: &WebhookIdentity,
+        event: &str,
+        key_id: &str,
+        request: Option<&TestRequest>,
+        at: Timestamp,
+    ) {
+        self.lock().verified(webhook, event, key_id, request, at);
         self.changed.notify_one();
     }
 
@@ -285,10 +425,12 @@ impl Reports {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what is reported until `end` is cancelled, and then what is left. `name` is that of this receiver.
+    /// Writes what is reported until `end` is cancelled, and then what is left. `name` is that of this receiver,
+    /// `keyrings` are the Secrets of the operator's namespace.
     pub async fn run(
         self,
         client: Client,
+        keyrings: Api<Secret>,
         name: String,
         index: watch::Receiver<Index>,
         metrics: Metrics,
@@ -299,6 +441,7 @@ impl Reports {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let writer = Writer {
             client,
+            keyrings,
             name,
             index,
             metrics,
@@ -330,8 +473,16 @@ impl Reports {
                 () = end.cancelled() => {}
             }
         }
-        let due = self.lock().due(start.elapsed(), true);
-        let last = self.write(due, &writer);
+        let last = async {
+            loop {
+                let due = self.lock().due(start.elapsed(), true);
+                if due.is_empty() {
+                    return;
+                }
+                self.write(due, &writer).await;
+                tokio::time::sleep(RETRY_CONFLICT).await;
+            }
+        };
         if tokio::time::timeout(LAST, last).await.is_err() {
             tracing::warn!("the last deliveries are not in the status of their webhooks");
         }
@@ -340,14 +491,18 @@ impl Reports {
     async fn write(&self, due: Vec<Due>, writer: &Writer) {
         let Writer {
             client,
+            keyrings,
             name,
             index,
             metrics,
             start,
         } = writer;
         futures::stream::iter(due)
-            .for_each_concurrent(AT_ONCE, |due| async move {
+            .for_each_concurrent(AT_ONCE, |mut due| async move {
                 let uid = due.webhook.uid.clone();
+                if let Some(test) = due.test.as_mut().filter(|_| due.news.test) {
+                    test.read(keyrings, &uid).await;
+                }
                 let live = index.borrow().webhook(&due.webhook).cloned();
                 let Some(live) = live else {
                     self.lock().gone(&uid);
@@ -361,29 +516,35 @@ impl Reports {
                         "deliveries were refused"
                     );
                 }
-                let mut deliveries = merged(due.deliveries, live.deliveries.as_ref());
+                let mut deliveries = merged(&due, live.deliveries.as_ref());
                 let said = {
-                    let ledger = self.lock();
+                    let mut ledger = self.lock();
+                    let delayed = deliveries.delayed.as_ref();
+                    let unchanged = ledger.unchanged(&uid, delayed, start.elapsed());
                     let delays = ledger.delays.as_ref();
                     let speaker = Speaker { name, delays };
-                    speaker.said(&uid, deliveries.delayed.as_ref(), Timestamp::now())
+                    speaker.said(&uid, delayed, unchanged, Timestamp::now())
                 };
                 deliveries.delayed = said;
-                let outcome = match deliveries::apply(client, &due.webhook, &deliveries).await {
+                let version = live.version.as_deref();
+                let applied = deliveries::apply(client, &due.webhook, version, &deliveries).await;
+                let outcome = match applied {
                     Ok(()) => {
                         self.lock().written(&uid);
                         "written"
                     }
-                    Err(
-                        ClusterError::NotFound(_)
-                        | ClusterError::NamespaceGone(_)
-                        | ClusterError::Conflict(_),
-                    ) => {
+                    Err(ClusterError::NotFound(_) | ClusterError::NamespaceGone(_)) => {
                         self.lock().gone(&uid);
                         "gone"
                     }
+                    // Somebody else wrote since, perhaps another receiver, whose word must not be lost. If it is another
+                    // webhook of that name, the index will show that this one is gone.
+                    Err(ClusterError::Conflict(_)) => {
+                        self.lock().failed(&due, RETRY_CONFLICT, start.elapsed());
+                        "conflict"
+                    }
                     Err(error) => {
-                        if self.lock().failed(&uid, start.elapsed()) {
+                        if self.lock().failed(&due, RETRY, start.elapsed()) {
                             let webhook = format!("{}/{}", due.webhook.namespace, due.webhook.name);
                             tracing::warn!(%webhook, %error, "status.deliveries cannot be written; trying again");
                         }
@@ -399,6 +560,7 @@ impl Reports {
 /// What every write needs.
 struct Writer {
     client: Client,
+    keyrings: Api<Secret>,
     name: String,
     index: watch::Receiver<Index>,
     metrics: Metrics,
@@ -430,9 +592,9 @@ mod tests {
     #[test]
     fn the_first_delivery_is_written_at_once_and_the_next_after_thirty_seconds() {
         let mut ledger = Ledger::default();
-        ledger.verified(&webhook(), "site.armed", "k", at(1));
+        ledger.verified(&webhook(), "site.armed", "k", None, at(1));
         assert_eq!(ledger.due(sec(100), false).len(), 1);
-        ledger.verified(&webhook(), "site.disarmed", "k", at(2));
+        ledger.verified(&webhook(), "site.disarmed", "k", None, at(2));
         assert!(ledger.due(sec(129), false).is_empty());
         assert_eq!(ledger.next_at(), Some(sec(130)));
         let due = ledger.due(sec(130), false);
@@ -446,15 +608,18 @@ mod tests {
     #[test]
     fn a_test_delivery_is_written_at_once() {
         let mut ledger = Ledger::default();
-        ledger.verified(&webhook(), "site.armed", "k", at(1));
+        ledger.verified(&webhook(), "site.armed", "k", None, at(1));
         ledger.due(sec(100), false);
-        ledger.verified(&webhook(), "webhook.test", "k2", at(2));
+        ledger.verified(&webhook(), "webhook.test", "k2", Some(&request(4)), at(2));
         let due = ledger.due(sec(101), false);
-        assert_eq!(due[0].deliveries.last_test_key.as_deref(), Some("k2"));
-        ledger.verified(&webhook(), "site.armed", "k3", at(3));
+        let all = merged(&due[0], None);
+        assert_eq!(all.last_test_key.as_deref(), Some("k2"));
+        assert_eq!(all.last_test_number, Some(4));
+        ledger.verified(&webhook(), "site.armed", "k3", None, at(3));
         let later = ledger.due(sec(200), false);
-        assert_eq!(later[0].deliveries.last_test_key.as_deref(), Some("k2"));
-        assert_eq!(later[0].deliveries.last_verified_key.as_deref(), Some("k3"));
+        let all = merged(&later[0], Some(&all));
+        assert_eq!(all.last_test_key.as_deref(), Some("k2"));
+        assert_eq!(all.last_verified_key.as_deref(), Some("k3"));
     }
 
     #[test]
@@ -473,12 +638,13 @@ mod tests {
     #[test]
     fn a_failed_write_is_tried_again_after_a_growing_pause() {
         let mut ledger = Ledger::default();
-        ledger.verified(&webhook(), "webhook.test", "k", at(1));
+        ledger.verified(&webhook(), "webhook.test", "k", Some(&request(1)), at(1));
         let mut now = sec(100);
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            assert_eq!(ledger.due(now, false).len(), 1);
-            ledger.failed("u-1", now);
+            let due = ledger.due(now, false);
+            assert!(due.len() == 1 && due[0].news.test && due[0].news.received);
+            ledger.failed(&due[0], RETRY, now);
             let next = ledger.next_at().unwrap();
             pauses.push(next.saturating_sub(now));
             now = next;
@@ -500,6 +666,7 @@ mod tests {
                     delayed,
                     ..Deliveries::default()
                 }),
+                version: None,
             },
         );
         index
@@ -522,9 +689,9 @@ mod tests {
             // The write has not come back by the watch yet.
             (101, true, None, false),
             (102, true, Some(delay("pod-1", 100)), false),
-            (159, true, Some(delay("pod-1", 100)), false),
-            (160, true, Some(delay("pod-1", 100)), true),
-            (170, false, Some(delay("pod-1", 160)), true),
+            (161, true, Some(delay("pod-1", 100)), false),
+            (162, true, Some(delay("pod-1", 100)), true),
+            (170, false, Some(delay("pod-1", 162)), true),
             (180, false, None, false),
             (181, false, Some(delay("pod-2", 180)), false),
             (400, false, Some(delay("pod-2", 180)), true),
@@ -569,24 +736,148 @@ mod tests {
             delays: None,
         };
         let live = delay("pod-1", 1);
-        assert_eq!(speaker.said("u-1", Some(&live), at(400)), Some(live));
+        let said = speaker.said("u-1", Some(&live), sec(400), at(400));
+        assert_eq!(said, Some(live));
+    }
+
+    fn request(number: i64) -> TestRequest {
+        TestRequest {
+            number,
+            key_id: "current".into(),
+            url: "https://a.example/webhooks/security/alarms".into(),
+        }
     }
 
     #[test]
-    fn what_another_replica_saw_later_is_kept() {
-        let deliveries = |received: Option<i64>, test: Option<i64>, key: &str| Deliveries {
-            last_received_at: received.map(|s| Time(at(s))),
-            last_verified_key: received.map(|_| key.to_owned()),
-            last_test_at: test.map(|s| Time(at(s))),
-            last_test_key: test.map(|_| key.to_owned()),
+    fn of_two_receivers_the_one_that_writes_has_seen_what_it_saw_later_whatever_the_clocks_say() {
+        // What the other receiver has written: by a clock an hour behind, with this one, an hour ahead.
+        for skew in [-3_600, 0, 3_600] {
+            let time = Some(Time(at(10_000 + skew)));
+            let live = Deliveries {
+                last_received_at: time.clone(),
+                last_verified_key: Some("live".into()),
+                last_test_at: time.clone(),
+                last_test_key: Some("current".into()),
+                last_test_number: Some(3),
+                last_rejected_at: time,
+                last_rejected_reason: Some("live".into()),
+                ..Deliveries::default()
+            };
+            let mut ledger = Ledger::default();
+            ledger.verified(&webhook(), "site.armed", "ours", None, at(10_000));
+            let due = ledger.due(sec(100), false);
+            let all = merged(&due[0], Some(&live));
+            assert_eq!(all.last_verified_key.as_deref(), Some("ours"), "{skew}");
+            assert_eq!(all.last_test_number, Some(3));
+            assert_eq!(all.last_rejected_reason.as_deref(), Some("live"));
+            // Written once, it is no news, and the other one's word stays.
+            ledger.written("u-1");
+            ledger.refused(&webhook(), "ours", at(10_001));
+            let due = ledger.due(sec(200), false);
+            let all = merged(&due[0], Some(&live));
+            assert_eq!(all.last_verified_key.as_deref(), Some("live"), "{skew}");
+            assert_eq!(all.last_rejected_reason.as_deref(), Some("ours"));
+        }
+    }
+
+    #[test]
+    fn a_test_delivery_is_reported_under_the_greatest_number_and_the_key_that_was_asked_for() {
+        let live = |number, key: &str| Deliveries {
+            last_test_at: Some(Time(at(10_000))),
+            last_test_key: Some(key.into()),
+            last_test_number: number,
             ..Deliveries::default()
         };
-        let ours = deliveries(Some(10), None, "ours");
-        let live = deliveries(Some(5), Some(3), "live");
-        let all = merged(ours.clone(), Some(&live));
-        assert_eq!(all.last_verified_key.as_deref(), Some("ours"));
-        assert_eq!(all.last_test_key.as_deref(), Some("live"));
-        assert_eq!(merged(ours.clone(), None), ours);
-        assert_eq!(merged(Deliveries::default(), Some(&live)), live);
+        for (what, ours, key, live, taken) in [
+            (
+                "the next",
+                Some(4),
+                "current",
+                live(Some(3), "current"),
+                true,
+            ),
+            ("again", Some(3), "current", live(Some(3), "current"), true),
+            ("the first", Some(3), "current", Deliveries::default(), true),
+            // The watch of this receiver is behind that of the other one.
+            (
+                "behind",
+                Some(3),
+                "current",
+                live(Some(4), "current"),
+                false,
+            ),
+            (
+                "a late one with the key before",
+                Some(3),
+                "old",
+                live(Some(3), "current"),
+                false,
+            ),
+            (
+                "first with the old key",
+                Some(3),
+                "old",
+                live(Some(3), "older"),
+                true,
+            ),
+            (
+                "then with the new one",
+                Some(3),
+                "current",
+                live(Some(3), "old"),
+                true,
+            ),
+            (
+                "the next with the old key",
+                Some(4),
+                "old",
+                live(Some(3), "current"),
+                true,
+            ),
+            (
+                "none was noted",
+                None,
+                "current",
+                live(Some(3), "current"),
+                false,
+            ),
+            (
+                "none was ever noted",
+                None,
+                "current",
+                live(None, "current"),
+                true,
+            ),
+        ] {
+            let mut ledger = Ledger::default();
+            let request = ours.map(request);
+            ledger.verified(&webhook(), "webhook.test", key, request.as_ref(), at(1));
+            let due = ledger.due(sec(100), false);
+            let all = merged(&due[0], Some(&live));
+            let wanted = if taken {
+                (ours, Some(key.to_owned()), Some(Time(at(1))))
+            } else {
+                (live.last_test_number, live.last_test_key, live.last_test_at)
+            };
+            let said = (all.last_test_number, all.last_test_key, all.last_test_at);
+            assert_eq!(said, wanted, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_number_that_was_read_for_a_test_delivery_outlives_a_write_that_failed() {
+        let mut ledger = Ledger::default();
+        ledger.verified(
+            &webhook(),
+            "webhook.test",
+            "current",
+            Some(&request(3)),
+            at(1),
+        );
+        let mut due = ledger.due(sec(100), false);
+        due[0].test.as_mut().unwrap().request = Some(request(4));
+        ledger.failed(&due[0], RETRY_CONFLICT, sec(100));
+        let again = ledger.due(sec(101), false);
+        assert_eq!(merged(&again[0], None).last_test_number, Some(4));
     }
 }

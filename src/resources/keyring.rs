@@ -6,14 +6,14 @@
 //! ```text
 //! next      made, not yet known to be in force at CHeKT; accepted
 //! current   in force at CHeKT as far as we know;         accepted
-//! previous  was in force before;                         accepted until a stated time
+//! previous  was in force before;                         accepted until the controller takes it out
 //! ```
 //!
-//! so that at no moment of a change is there a delivery that CHeKT may legally send and we would refuse.
+//! so that at no moment of a change is there a delivery that CHeKT may legally send and we would refuse. The receiver
+//! accepts every key that it finds here. Its clock decides nothing.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -112,27 +112,20 @@ impl Key {
 pub struct Retired {
     /// The key.
     pub key: Key,
-    /// From this moment on it is refused.
+    /// From this moment on, by the clock of the API server, the controller takes it out of the keyring.
     pub until: Timestamp,
 }
 
 /// The test delivery that was last asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestRequest {
+    /// Its number. It is in the keyring before the request leaves, it only grows, and the receiver writes into the
+    /// status which number it found here when a test delivery arrived: so no clock ties the delivery to its request.
+    pub number: i64,
     /// The key that was in force then.
     pub key_id: String,
     /// The url that was in force then.
     pub url: String,
-    /// When it was asked for, in whole seconds.
-    pub at: Timestamp,
-}
-
-impl TestRequest {
-    /// How long ago it was asked for.
-    #[must_use]
-    pub fn age(&self, now: Timestamp) -> Duration {
-        Duration::try_from(now.duration_since(self.at)).unwrap_or_default()
-    }
 }
 
 /// The signing secrets of one webhook, and what must be remembered beside them.
@@ -194,13 +187,9 @@ impl Keyring {
         format!("chekt-keyring-{uid}")
     }
 
-    /// Every key that a delivery may be signed with at this moment, the likeliest first.
-    pub fn accepted(&self, now: Timestamp) -> impl Iterator<Item = &Key> {
-        let previous = self
-            .previous
-            .iter()
-            .filter(move |p| now < p.until)
-            .map(|p| &p.key);
+    /// Every key that a delivery may be signed with, the likeliest first.
+    pub fn accepted(&self) -> impl Iterator<Item = &Key> {
+        let previous = self.previous.iter().map(|p| &p.key);
         self.current.iter().chain(self.next.iter()).chain(previous)
     }
 
@@ -234,7 +223,7 @@ impl Keyring {
         if let Some(test) = &self.test {
             put("test-key-id", test.key_id.as_bytes());
             put("test-url", test.url.as_bytes());
-            put("test-at", test.at.to_string().as_bytes());
+            put("test-number", test.number.to_string().as_bytes());
         }
         if let Some(requested) = &self.test_requested {
             put("test-requested", requested.as_bytes());
@@ -290,9 +279,14 @@ impl Keyring {
         let test = match (
             read(data, "test-key-id")?,
             read(data, "test-url")?,
-            read(data, "test-at")?,
+            read(data, "test-number")?,
         ) {
-            (Some(key_id), Some(url), Some(at)) => Some(TestRequest { key_id, url, at }),
+            (Some(key_id), Some(url), Some(number)) => Some(TestRequest {
+                number,
+                key_id,
+                url,
+            }),
+            // One without a number is of an earlier version. No delivery can be tied to it, so it is noted anew.
             _ => None,
         };
         Ok(Keyring {
@@ -366,7 +360,7 @@ mod tests {
             test: Some(TestRequest {
                 key_id: "c".into(),
                 url: "https://a/b".into(),
-                at: Timestamp::from_second(5).unwrap(),
+                number: 6,
             }),
             test_requested: Some("t-1".into()),
             rotation_requested: Some("r-1".into()),
@@ -388,15 +382,17 @@ mod tests {
     }
 
     #[test]
-    fn the_previous_key_is_accepted_until_its_time_and_not_at_it() {
-        let ids = |second| -> Vec<String> {
-            full()
-                .accepted(Timestamp::from_second(second).unwrap())
-                .map(|k| k.id.clone())
-                .collect()
-        };
-        assert_eq!(ids(99), ["c", "n", "p"]);
-        assert_eq!(ids(100), ["c", "n"]);
+    fn every_key_in_the_keyring_is_accepted() {
+        let keyring = full();
+        let ids: Vec<&str> = keyring.accepted().map(|k| k.id.as_str()).collect();
+        assert_eq!(ids, ["c", "n", "p"]);
+    }
+
+    #[test]
+    fn a_test_without_a_number_is_none() {
+        let mut secret = full().to_secret("ops");
+        secret.data.as_mut().unwrap().remove("test-number");
+        assert_eq!(Keyring::from_secret(&secret).unwrap().test, None);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use k8s_openapi::jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -292,6 +291,11 @@ pub struct Deliveries {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_test_key: Option<String>,
 
+    /// The number of the test request that the receiver found in the keyring when that test delivery arrived. Verified
+    /// is about this number, since the clocks of receiver and controller may differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_test_number: Option<i64>,
+
     /// When a delivery to this webhook's path was last refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_rejected_at: Option<Time>,
@@ -316,24 +320,24 @@ pub struct Delay {
     /// When the oldest of them arrived.
     pub since: Time,
 
-    /// The name of the receiver that holds it; of several, the one that has held one longest.
+    /// The name of the receiver that holds it; of several, the one that said so first.
     pub receiver: String,
 
-    /// When that receiver last said so. It says so every minute while it lasts, and what was not said again for three
-    /// minutes does not count.
+    /// When that receiver last said so, by its own clock. It says so every minute while it lasts. A report that has not
+    /// changed for three minutes does not count.
     pub seen_at: Time,
 }
 
-/// For how long the word of a receiver about a delay counts: it may be gone for good.
+/// For how long the report of a receiver about a delay counts: it may be gone for good.
 const DELAY_COUNTS: Duration = Duration::from_secs(180);
 
 impl Delay {
-    /// For how much longer this counts if it is not said again; `None`: no longer.
+    /// For how much longer a report counts that has not changed for this long, by the clock of the reader; `None`: no
+    /// longer.
     #[must_use]
-    pub fn counts_for(&self, now: Timestamp) -> Option<Duration> {
-        // Said in the future is said now: our clock is behind the receiver's.
-        let ago = Duration::try_from(now.duration_since(self.seen_at.0)).unwrap_or_default();
-        DELAY_COUNTS.checked_sub(ago).filter(|left| !left.is_zero())
+    pub fn counts_for(unchanged: Duration) -> Option<Duration> {
+        let left = DELAY_COUNTS.checked_sub(unchanged);
+        left.filter(|left| !left.is_zero())
     }
 }
 

@@ -6,14 +6,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::health::{Act, Attempted};
-use super::plan::{ASK_AGAIN, FRESH, plan};
+use super::plan::{ASK_AGAIN, FRESH, TEST_AGAIN, plan};
 use super::rehearsal;
 use super::removal::DEFINITION_AGE;
 use super::report::report;
 use super::rotation::{self, Entropy};
 use super::step::{Because, KeyringChange, Rest, Step, Why};
 use super::world::{
-    AccountView, Attempt, Definition, Loss, Memory, Refusal, RemovalView, RosterView, Test,
+    AccountView, Attempt, Definition, Loss, Memory, Proof, Refusal, RemovalView, RosterView, Test,
     Trouble, Unheeded, WantedSecret, World,
 };
 use crate::resources::account::OrphanReason;
@@ -115,7 +115,7 @@ fn in_sync() -> World {
     keyring.test = Some(TestRequest {
         key_id: "generated-1".into(),
         url: URL.into(),
-        at: now(),
+        number: 2,
     });
     world.keyring = Some(keyring);
     world.recorded_id = Some("w1".into());
@@ -128,9 +128,23 @@ fn in_sync() -> World {
     world.status.deliveries = Some(Deliveries {
         last_test_at: Some(Time(now())),
         last_test_key: Some("generated-1".into()),
+        last_test_number: Some(2),
         ..Deliveries::default()
     });
     world
+}
+
+/// A world in which the test delivery has not come back: what this process knows of its request, and for how long.
+fn unproved(test: Test, asked: u64, requests: u32) -> World {
+    with(in_sync(), |w| {
+        w.status.deliveries = None;
+        w.memory.test = test;
+        w.memory.proof = Proof {
+            asked: Duration::from_secs(asked),
+            since: Duration::from_secs(asked),
+            requests,
+        };
+    })
 }
 
 /// Does to the keyring what a step asks for, as the process does.
@@ -453,16 +467,29 @@ fn a_test_delivery_that_a_person_asks_for_is_asked_for_once_whatever_the_policy(
     assert_eq!(because(plan(&sent)), Because::InSync);
     let said = report(&sent, &plan(&sent));
     assert_eq!(said.last_handled_test_at.as_deref(), Some("now"));
-    // A process that starts between the note and the request does not know whether it was sent, and leaves it.
+    // A process that starts between the note and the request does not know whether it was sent: it is sent again, under
+    // its number, and never a third time.
     let restarted = with(noted.clone(), |w| w.memory.test = Test::NotAsked);
-    assert_eq!(because(plan(&restarted)), Because::InSync);
-    // One that was refused for now is asked for again under another number, and one that was noted long ago as well.
-    let denied = with(noted.clone(), |w| w.memory.test = Test::Denied);
-    let late = with(noted, |w| w.now = now() + SignedDuration::from_secs(11));
-    for world in [denied, late] {
-        let again = Step::Keyring(KeyringChange::NoteTest, Why::TestNoted);
-        assert_eq!(plan(&world), again);
+    let Step::Rest(rest) = plan(&restarted) else {
+        panic!("no rest")
+    };
+    assert_eq!(rest.again, Some(TEST_AGAIN));
+    for test in [Test::NotAsked, Test::Unclear] {
+        let waited = |requests| {
+            with(restarted.clone(), |w| {
+                w.memory.test = test.clone();
+                w.memory.proof.asked = Duration::from_secs(300);
+                w.memory.proof.requests = requests;
+            })
+        };
+        let again = Step::Test("w1".into(), Why::TestUnclear);
+        assert_eq!((plan(&waited(0)), plan(&waited(1))), (again.clone(), again));
+        assert_eq!(because(plan(&waited(2))), Because::InSync);
     }
+    // One that was refused for now is asked for again under another number.
+    let denied = with(noted, |w| w.memory.test = Test::Denied);
+    let again = Step::Keyring(KeyringChange::NoteTest, Why::TestNoted);
+    assert_eq!(plan(&denied), again);
 }
 
 #[test]
@@ -619,7 +646,7 @@ fn what_people_asked_for_goes_before_the_operators_own_care() {
         );
         // The number for the write comes first, and this is about the write.
         let step = match step {
-            Step::Keyring(..) => plan(&with(world.clone(), |w| w.memory.attempt = Attempt::Open)),
+            Step::Keyring(change, _) => plan(&with(world.clone(), |w| perform_keyring(w, change))),
             step => step,
         };
         assert!(step.is_remote_write(), "{step:?}");
@@ -737,7 +764,13 @@ fn off(recovery: Option<(u64, Act)>) -> World {
 
 #[test]
 fn a_webhook_that_was_switched_off_is_switched_on_then_made_anew_and_never_in_a_hurry() {
-    let on = |w: &World| matches!(plan(w), Step::Patch(id, c, _) if id == "w1" && c.fields() == "status");
+    // The proof stands in the keyring before the PATCH leaves, whatever dies then.
+    let proof = Step::Keyring(KeyringChange::NoteTest, Why::NotProvedAgain);
+    let on = |w: &World| {
+        let noted = with(w.clone(), |w| w.memory.test = Test::Recorded);
+        plan(w) == proof
+            && matches!(plan(&noted), Step::Patch(id, c, _) if id == "w1" && c.fields() == "status")
+    };
     assert!(on(&off(None)));
     assert!(on(&off(Some((300, Act::Worked)))));
     assert!(on(&off(Some((300, Act::Deleted)))));
@@ -826,6 +859,7 @@ fn what_does_not_converge_keeps_nobody_from_the_rest() {
     let off = with(stubborn.clone(), |w| {
         w.roster.recorded.as_mut().unwrap().state = Some("disabled".into());
     });
+    let off = with(off, |w| w.memory.test = Test::Recorded);
     assert!(matches!(plan(&off), Step::Patch(_, c, Why::SwitchedOff) if c.fields() == "status"));
     let switched = with(off, |w| {
         w.memory.recovery = Some(Attempted {
@@ -862,7 +896,12 @@ fn a_secret_that_chekt_does_not_sign_with_ends_in_stalled() {
         w.memory.asserted = Some("generated-2".into());
     });
     assert_eq!(because(plan(&rotated)), Because::InSync);
-    let mut late = with(rotated, |w| w.now = now() + SignedDuration::from_secs(60));
+    let waits = |since: u64| Proof {
+        since: Duration::from_secs(since),
+        requests: 1,
+        ..Proof::default()
+    };
+    let mut late = with(rotated, |w| w.memory.proof = waits(60));
     let Because::Stalled(Reason::NotConverging, message) = because(plan(&late)) else {
         panic!("not stalled")
     };
@@ -870,11 +909,10 @@ fn a_secret_that_chekt_does_not_sign_with_ends_in_stalled() {
     late.status = report(&late, &plan(&late));
     late.status.deliveries = in_sync().status.deliveries;
     // The next test delivery is on its way: nothing is taken back before it has come.
-    late.keyring.as_mut().unwrap().test.as_mut().unwrap().at = late.now;
+    late.memory.proof = waits(0);
     assert!(matches!(because(plan(&late)), Because::Stalled(..)));
     let seen = late.status.deliveries.as_mut().unwrap();
     seen.last_test_key = Some("generated-2".into());
-    seen.last_test_at = Some(Time(late.now));
     assert_eq!(because(plan(&late)), Because::InSync);
 }
 
@@ -978,7 +1016,7 @@ fn a_second_change_within_the_horizon_keeps_both_old_keys() {
         world.keyring = Some(rotation::apply(KeyringChange::Promote, &world, &entropy).unwrap());
     }
     let keyring = world.keyring.unwrap();
-    let accepted: Vec<&[u8]> = keyring.accepted(now()).map(|k| k.secret.expose()).collect();
+    let accepted: Vec<&[u8]> = keyring.accepted().map(|k| k.secret.expose()).collect();
     assert_eq!(accepted, [b"c".as_slice(), b"b", b"secret of generated-1"]);
 }
 
@@ -993,50 +1031,76 @@ fn previous_keys_go_when_they_have_run_out() {
     world.keyring = Some(rotation::apply(KeyringChange::Promote, &world, &entropy).unwrap());
     world.memory.asserted = Some("generated-2".into());
     world.memory.test = Test::Sent;
-    world.status.deliveries.as_mut().unwrap().last_test_key = Some("generated-2".into());
-    let Step::Rest(Rest { again: Some(_), .. }) = plan(&world) else {
-        panic!("no end in sight")
+    let seen = world.status.deliveries.as_mut().unwrap();
+    seen.last_test_key = Some("generated-2".into());
+    seen.last_test_number = Some(3);
+    // Receivers accept it for as long as it is there, so nothing else that is the matter may keep it.
+    let quarter = Duration::from_secs(15 * 60);
+    let lacks = |w: &mut World| {
+        w.account = AccountView::NotReady(Reason::AccountNotReady, "401".into());
     };
-    world.now = now() + SignedDuration::from_mins(15);
-    assert_eq!(
-        plan(&world),
-        Step::Keyring(KeyringChange::DropExpired, Why::PreviousRanOut)
-    );
-    assert!(
-        rotation::apply(KeyringChange::DropExpired, &world, &entropy)
-            .unwrap()
-            .previous
-            .is_empty()
-    );
+    for mut world in [
+        world.clone(),
+        with(world.clone(), |w| w.spec.suspend = true),
+        with(world.clone(), |w| w.claimed_by = Some("older".into())),
+        with(world.clone(), lacks),
+        with(world.clone(), |w| {
+            w.deleting = true;
+            lacks(w);
+        }),
+    ] {
+        let Step::Rest(rest) = plan(&world) else {
+            panic!("no rest")
+        };
+        assert!(rest.again <= Some(quarter) && rest.again.is_some());
+        world.now = now() + SignedDuration::from_mins(15);
+        let gone = Step::Keyring(KeyringChange::DropExpired, Why::PreviousRanOut);
+        assert_eq!(plan(&world), gone);
+        let keyring = rotation::apply(KeyringChange::DropExpired, &world, &entropy).unwrap();
+        assert!(keyring.previous.is_empty());
+        // A write whose outcome is not known keeps its number.
+        assert_eq!(keyring.attempt, world.keyring.unwrap().attempt);
+    }
 }
 
 #[test]
-fn a_test_delivery_that_never_came_is_asked_for_again_after_ten_minutes() {
-    let waiting = |ago: u64| {
-        with(in_sync(), |w| {
-            w.status.deliveries = None;
-            w.now = now() + SignedDuration::try_from(Duration::from_secs(ago)).unwrap();
+fn a_test_delivery_that_does_not_come_is_asked_for_again_within_a_minute_and_then_ever_more_seldom()
+{
+    let rest = |seconds| {
+        Step::Rest(Rest {
+            because: Because::InSync,
+            again: Some(Duration::from_secs(seconds)),
         })
     };
-    assert_eq!(
-        plan(&waiting(0)),
-        Step::Rest(Rest {
-            because: Because::InSync,
-            again: Some(Duration::from_secs(60))
-        })
-    );
-    assert_eq!(
-        plan(&waiting(100)),
-        Step::Rest(Rest {
-            because: Because::InSync,
-            again: Some(Duration::from_secs(500))
-        })
-    );
-    assert_eq!(
-        plan(&waiting(600)),
-        Step::Keyring(KeyringChange::NoteTest, Why::TestLost)
-    );
-    let never = with(waiting(600), |w| w.spec.test_policy = TestPolicy::Never);
+    let same = || Step::Test("w1".into(), Why::TestUnclear);
+    let anew = || Step::Keyring(KeyringChange::NoteTest, Why::TestLost);
+    // What is known of the request, how many there were, after how many seconds, and what then. Until then it rests.
+    for (test, requests, after, then) in [
+        // Whether CHeKT has it is not known: after a restart, or without an answer.
+        (Test::NotAsked, 0, 30, same()),
+        (Test::Unclear, 1, 30, same()),
+        (Test::Unclear, 2, 120, anew()),
+        // CHeKT has it.
+        (Test::Sent, 1, 60, anew()),
+        (Test::Sent, 2, 120, anew()),
+        (Test::Sent, 3, 240, anew()),
+        (Test::Sent, 4, 480, anew()),
+        (Test::Sent, 5, 600, anew()),
+        (Test::Sent, 1_000, 600, anew()),
+        (Test::Refused("no".into()), 0, 600, anew()),
+    ] {
+        assert_eq!(plan(&unproved(test.clone(), after, requests)), then);
+        let before = unproved(test.clone(), after - 1, requests);
+        assert_eq!(plan(&before), rest(1), "{test:?} {requests}");
+    }
+    // Whether it is lost is said after a minute, whatever was asked for since.
+    let repeated = with(unproved(Test::Sent, 10, 2), |w| {
+        w.memory.proof.since = Duration::from_secs(50);
+    });
+    assert_eq!(plan(&repeated), rest(10));
+    let never = with(unproved(Test::Sent, 6_000, 1), |w| {
+        w.spec.test_policy = TestPolicy::Never;
+    });
     assert_eq!(
         plan(&never),
         Step::Rest(Rest {
@@ -1044,6 +1108,32 @@ fn a_test_delivery_that_never_came_is_asked_for_again_after_ten_minutes() {
             again: None
         })
     );
+}
+
+#[test]
+fn verified_is_false_after_a_minute_and_until_a_test_delivery_has_come() {
+    let said = |world: &World| spoken(world)[3].clone();
+    let mut world = unproved(Test::Sent, 59, 1);
+    assert_eq!(said(&world), "Verified=Unknown/TestPending");
+    world.memory.proof.since = Duration::from_secs(60);
+    assert_eq!(said(&world), "Verified=False/TestPending");
+    world.status = report(&world, &plan(&world));
+    // The next request, or a restart, is no reason to take that back.
+    world.memory.proof = Proof::default();
+    assert_eq!(said(&world), "Verified=False/TestPending");
+    world.status.deliveries = in_sync().status.deliveries;
+    assert_eq!(said(&world), "Verified=True/Verified");
+}
+
+#[test]
+fn the_numbers_of_tests_go_on_after_the_keyring_was_lost() {
+    let mut world = with(in_sync(), |w| {
+        w.keyring = None;
+        w.status.deliveries.as_mut().unwrap().last_test_number = Some(40);
+    });
+    perform_keyring(&mut world, KeyringChange::Next);
+    perform_keyring(&mut world, KeyringChange::Promote);
+    assert_eq!(world.keyring.unwrap().test.unwrap().number, 41);
 }
 
 #[test]
@@ -1343,50 +1433,56 @@ fn a_test_delivery_that_cannot_be_asked_for_takes_nothing_from_ready() {
 }
 
 #[test]
-fn a_verification_counts_for_its_key_its_url_and_from_its_request_on() {
+fn a_verification_counts_for_its_key_its_url_and_its_number_and_for_no_time() {
     assert!(in_sync().is_verified());
     let other_key = with(in_sync(), |w| {
         w.keyring.as_mut().unwrap().current = Some(key("generated-2"));
     });
     assert!(!other_key.is_verified());
     assert!(!with(in_sync(), |w| w.url = "https://elsewhere.example".into()).is_verified());
-    let before = with(in_sync(), |w| {
-        w.keyring.as_mut().unwrap().test.as_mut().unwrap().at =
-            now() + SignedDuration::from_secs(1);
-    });
-    assert!(!before.is_verified());
+    for number in [None, Some(1), Some(3)] {
+        let another = with(in_sync(), |w| {
+            w.status.deliveries.as_mut().unwrap().last_test_number = number;
+        });
+        assert!(!another.is_verified(), "{number:?}");
+    }
+    for skew in [-3_600, 3_600] {
+        let at = Some(Time(now() + SignedDuration::from_secs(skew)));
+        let skewed = with(in_sync(), |w| {
+            w.status.deliveries.as_mut().unwrap().last_test_at = at;
+        });
+        assert!(skewed.is_verified(), "{skew}");
+    }
 }
 
 #[test]
 fn waiting_deliveries_are_said_for_as_long_as_a_receiver_says_so_and_take_nothing_from_ready() {
-    let delayed = |ago: i64| {
+    let delayed = |skew: i64, unchanged: u64| {
         with(in_sync(), |w| {
-            let at = |ago| Time(now() - SignedDuration::from_secs(ago));
+            let at = |skew| Time(now() + SignedDuration::from_secs(skew));
             w.status.deliveries.as_mut().unwrap().delayed = Some(Delay {
-                since: at(ago + 70),
+                since: at(skew - 70),
                 receiver: "pod-1".into(),
-                seen_at: at(ago),
+                seen_at: at(skew),
             });
+            w.memory.delay_unchanged = Duration::from_secs(unchanged);
         })
     };
-    for (ago, ages_in) in [
-        (0, Some(180)),
-        (179, Some(1)),
-        (180, None),
-        (4_000, None),
-        (-9, Some(180)),
-    ] {
-        let world = delayed(ago);
-        let expected = ages_in.map(Duration::from_secs);
-        assert_eq!(super::report::ages_in(&world), expected, "{ago}");
-        let said = spoken(&world);
-        assert_eq!(said[0], "Ready=True/InSync");
-        let last = said.last().map(String::as_str);
-        let is_said = last == Some("DeliveriesDelayed=True/EventsWaiting");
-        assert_eq!(is_said, ages_in.is_some(), "{ago}: {said:?}");
+    for (unchanged, ages_in) in [(0, Some(180)), (179, Some(1)), (180, None), (4_000, None)] {
+        // Whatever the clock of the receiver says.
+        for skew in [-3_600, 0, 3_600] {
+            let world = delayed(skew, unchanged);
+            let expected = ages_in.map(Duration::from_secs);
+            assert_eq!(super::report::ages_in(&world), expected, "{unchanged}");
+            let said = spoken(&world);
+            assert_eq!(said[0], "Ready=True/InSync");
+            let last = said.last().map(String::as_str);
+            let is_said = last == Some("DeliveriesDelayed=True/EventsWaiting");
+            assert_eq!(is_said, ages_in.is_some(), "{unchanged}: {said:?}");
+        }
     }
-    let first = report(&delayed(0), &plan(&delayed(0)));
-    let later = with(delayed(60), |w| {
+    let first = report(&delayed(0, 0), &plan(&delayed(0, 0)));
+    let later = with(delayed(0, 60), |w| {
         w.status.conditions.clone_from(&first.conditions);
     });
     assert_eq!(report(&later, &plan(&later)).conditions, first.conditions);

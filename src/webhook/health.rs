@@ -7,11 +7,11 @@
 use std::time::Duration;
 
 use super::plan::{contentment, numbered, rest};
-use super::step::{Change, Step, Why};
+use super::step::{Change, KeyringChange, Step, Why};
 use super::world::World;
 use crate::resources::conditions::whole_seconds;
 use crate::resources::remote::RemoteWebhook;
-use crate::resources::webhook::{Outage, RecoveryPolicy};
+use crate::resources::webhook::{Outage, RecoveryPolicy, TestPolicy};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// The words for "switched off" that CHeKT is known or likely to use, in lower case. The guide says only that a
@@ -95,6 +95,10 @@ pub fn recover(world: &World) -> Option<Step> {
             world,
             Step::Delete(target.id.clone(), Why::StaysOff),
         )),
+        // The test delivery that is to prove it is noted first: a crash after the PATCH must not lose it.
+        Some(_) | None if is_proof_to_be_noted(world) => {
+            Some(Step::Keyring(KeyringChange::NoteTest, Why::NotProvedAgain))
+        }
         Some(_) | None => {
             let change = Change {
                 reactivate: true,
@@ -106,6 +110,11 @@ pub fn recover(world: &World) -> Option<Step> {
             ))
         }
     }
+}
+
+fn is_proof_to_be_noted(world: &World) -> bool {
+    let has_key = world.keyring.as_ref().is_some_and(|k| k.current.is_some());
+    has_key && world.spec.test_policy == TestPolicy::OnChange && !world.test_is_unsent()
 }
 
 /// Whether the webhook has just been switched on again, or made anew for it, and nothing has proved it yet.

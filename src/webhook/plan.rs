@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::step::{Because, Draft, KeyringChange, Rest, Step, Why};
 use super::world::{AccountView, Attempt, Test, WantedSecret, World};
 use super::{drift, health, removal, rotation};
+use crate::delivery::retry;
 use crate::resources::conditions::{self, STALLED};
 use crate::resources::reasons::Reason;
 use crate::resources::remote::{RemoteWebhook, SETTLE};
@@ -29,8 +30,13 @@ const ASK_FOR_RIGHT: Duration = Duration::from_secs(10);
 /// How often a request that CHeKT refused is tried again although nothing changed: rules over there change too.
 pub const ASK_AGAIN: Duration = Duration::from_secs(10 * 60);
 
-/// How long a test delivery may take before it counts as lost: CHeKT's first two retries come within 35 s.
+/// How long a test delivery may take before it counts as lost: CHeKT's first two retries come within 35 s. It is then
+/// asked for under a new number; the pause doubles up to [`ASK_AGAIN`].
 pub const TEST_PATIENCE: Duration = Duration::from_secs(60);
+
+/// After this time a request for a test delivery is repeated under its number, where it is not known whether CHeKT has it.
+/// If CHeKT does, the `Idempotency-Key` makes the second request nothing but the same answer.
+pub const TEST_AGAIN: Duration = Duration::from_secs(30);
 
 /// How long a new key has to reach the receivers before CHeKT is told to sign with it. They watch the keyrings, and
 /// see a change within some ten milliseconds; a delivery that came before would be refused.
@@ -84,11 +90,24 @@ const LINES: [Line; 22] = [
 /// What to do next.
 #[must_use]
 pub fn plan(world: &World) -> Step {
-    if world.deleting {
-        return removal::plan(world);
+    // Receivers accept a previous key for as long as it is in the keyring, so whatever else is the matter it goes in time.
+    let keyring = world.keyring.as_ref();
+    let expiry = keyring.and_then(|k| rotation::next_expiry(k, world.now));
+    if expiry == Some(Duration::ZERO) {
+        return Step::Keyring(KeyringChange::DropExpired, Why::PreviousRanOut);
     }
-    let first = LINES.iter().find_map(|line| line(world));
-    first.unwrap_or_else(|| nothing_to_do(world))
+    let step = if world.deleting {
+        removal::plan(world)
+    } else {
+        let first = LINES.iter().find_map(|line| line(world));
+        first.unwrap_or_else(|| nothing_to_do(world))
+    };
+    match step {
+        Step::Rest(Rest { because, again }) => {
+            rest(because, [again, expiry].into_iter().flatten().min())
+        }
+        step => step,
+    }
 }
 
 fn suspended(world: &World) -> Option<Step> {
@@ -355,7 +374,8 @@ fn older_key(world: &World) -> Option<String> {
     let under = world.tested_under_another_key()?;
     let keyring = world.keyring.as_ref()?;
     let is_before = keyring.previous.iter().any(|p| p.key.id == under);
-    let waited = world.waits_for_test() >= Some(TEST_PATIENCE);
+    let waits = world.waits_for_test();
+    let waited = waits.is_some_and(|proof| proof.since >= TEST_PATIENCE);
     // Said once, it is not taken back while the next test delivery is on its way, nor when the key before has run out.
     let said = conditions::find(&world.status.conditions, STALLED)
         .is_some_and(|c| c.reason == Reason::NotConverging.as_str());
@@ -394,20 +414,22 @@ fn proof(world: &World) -> Option<Step> {
     let target = world.target()?;
     let keyring = world.keyring.as_ref()?;
     let note = |why| Some(Step::Keyring(KeyringChange::NoteTest, why));
+    let ask = |why| Some(Step::Test(target.id.clone(), why));
     if world.test_is_unsent() {
-        // What was noted long ago would count as lost at once.
-        return match keyring.test.as_ref().map(|t| t.age(world.now)) {
-            Some(age) if age <= FRESH && world.memory.test != Test::Denied => {
-                Some(Step::Test(target.id.clone(), Why::TestNoted))
-            }
-            Some(_) | None => note(Why::TestNoted),
+        // What CHeKT has denied it may deny again under the same number.
+        return match world.memory.test {
+            Test::Denied => note(Why::TestNoted),
+            _ => ask(Why::TestNoted),
         };
     }
     if world.test_requested.is_some() && world.test_requested != keyring.test_requested {
         return note(Why::TestRequested);
     }
+    let waited = world.waits_for_test();
+    let is_over = waited.is_some_and(|proof| proof.asked >= test_patience(world));
     if world.spec.test_policy == TestPolicy::Never {
-        return None;
+        // One that a person has asked for, and that may never have reached CHeKT.
+        return ask(Why::TestUnclear).filter(|_| is_over && test_is_unclear(world));
     }
     let current = keyring.current.as_ref()?;
     let noted = keyring
@@ -420,31 +442,49 @@ fn proof(world: &World) -> Option<Step> {
     if health::is_to_be_proved(world, target) {
         return note(Why::NotProvedAgain);
     }
-    let lost = world.waits_for_test().is_some_and(|ago| ago >= ASK_AGAIN);
-    if lost { note(Why::TestLost) } else { None }
+    if !is_over {
+        None
+    } else if test_is_unclear(world) {
+        ask(Why::TestUnclear)
+    } else {
+        note(Why::TestLost)
+    }
+}
+
+/// Whether a test delivery is to be asked for again under its number: CHeKT may not have the request. Once only, since an
+/// answer that failed may be what CHeKT keeps under that number.
+fn test_is_unclear(world: &World) -> bool {
+    matches!(world.memory.test, Test::NotAsked | Test::Unclear) && world.memory.proof.requests < 2
+}
+
+/// How long to wait for a test delivery before it is asked for again. Where the way to the receiver is broken, or CHeKT,
+/// that is ever more seldom.
+fn test_patience(world: &World) -> Duration {
+    match world.memory.test {
+        Test::Refused(_) => ASK_AGAIN,
+        _ if test_is_unclear(world) => TEST_AGAIN,
+        _ => {
+            let requests = world.memory.proof.requests.saturating_sub(1);
+            retry::pause(requests, TEST_PATIENCE, ASK_AGAIN)
+        }
+    }
 }
 
 /// All is as written. What ends by itself is looked at when it does.
 fn nothing_to_do(world: &World) -> Step {
-    let expiry = world
-        .keyring
-        .as_ref()
-        .and_then(|k| rotation::next_expiry(k, world.now));
-    if expiry == Some(Duration::ZERO) {
-        return Step::Keyring(KeyringChange::DropExpired, Why::PreviousRanOut);
-    }
-    let retest = world.waits_for_test().and_then(|ago| {
-        TEST_PATIENCE
-            .checked_sub(ago)
-            .filter(|left| !left.is_zero())
-            .or_else(|| ASK_AGAIN.checked_sub(ago))
-    });
+    let left = |limit: Duration, passed| {
+        let left = limit.checked_sub(passed);
+        left.filter(|left| !left.is_zero())
+    };
+    let waits = world.waits_for_test();
+    let lost = waits.and_then(|proof| left(TEST_PATIENCE, proof.since));
+    let retest = waits.and_then(|proof| left(test_patience(world), proof.asked));
     let because = contentment(world);
     let asked = world.memory.unheeded.map(|u| u.ago);
     let again = asked
         .filter(|_| because != Because::InSync)
         .and_then(|ago| ASK_AGAIN.checked_sub(ago));
-    rest(because, [expiry, retest, again].into_iter().flatten().min())
+    rest(because, [lost, retest, again].into_iter().flatten().min())
 }
 
 /// A remote write, or first the number that it needs.

@@ -17,7 +17,7 @@ use crate::resources::conditions::{
 };
 use crate::resources::reasons::Reason;
 use crate::resources::remote::RemoteWebhook;
-use crate::resources::webhook::{ChektWebhookStatus, RecoveryPolicy, TestPolicy};
+use crate::resources::webhook::{ChektWebhookStatus, Delay, RecoveryPolicy, TestPolicy};
 
 /// The status that stands for `world` while `step` is what comes next. `deliveries` is left out: it is the
 /// receiver's.
@@ -100,11 +100,12 @@ fn verdicts(world: &World, step: &Step, target: Option<&RemoteWebhook>) -> Vec<V
     all
 }
 
-/// When the report may change although nothing else does: a word of the receiver's will be too old to count.
+/// When the report may change although nothing else does: a report of the receiver's will not have changed for too long.
 #[must_use]
 pub fn ages_in(world: &World) -> Option<Duration> {
     let seen = world.status.deliveries.as_ref()?;
-    seen.delayed.as_ref()?.counts_for(world.now)
+    seen.delayed.as_ref()?;
+    Delay::counts_for(world.memory.delay_unchanged)
 }
 
 /// That acknowledged deliveries wait, as long as a receiver says so. The remote webhook is none the worse for it, so
@@ -348,10 +349,12 @@ fn verified(world: &World) -> Verdict {
         let message = "Deliveries go to a url that is not this operator's, so nobody here can see them arrive.";
         return verdict(VERIFIED, Truth::Unknown, Reason::ReceivedElsewhere, message);
     }
-    if world
-        .waits_for_test()
-        .is_some_and(|ago| ago >= TEST_PATIENCE)
-    {
+    let waits = world.waits_for_test();
+    let is_lost = waits.is_some_and(|proof| proof.since >= TEST_PATIENCE);
+    // Said once, it is not taken back before a test delivery has come.
+    let said = conditions::find(&world.status.conditions, VERIFIED)
+        .is_some_and(|c| c.status == "False" && c.reason == Reason::TestPending.as_str());
+    if is_lost || said {
         let message = "A test delivery was asked for and has not arrived: check that the public URL leads to the receiver.";
         return verdict(VERIFIED, Truth::False, Reason::TestPending, message);
     }

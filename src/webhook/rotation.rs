@@ -16,7 +16,7 @@ use crate::resources::keyring::{EmptySecret, Key, Keyring, Retired, SigningSecre
 use crate::resources::webhook::TestPolicy;
 
 /// How long a key is accepted after it was in force. CHeKT retries a delivery for less than six minutes; the
-/// rest is for clocks and for deliveries that were signed and not yet sent.
+/// rest is for deliveries that were signed and not yet sent.
 pub const RETRY_HORIZON: Duration = Duration::from_secs(15 * 60);
 
 /// The most previous keys that are kept. Only a person who changes a secret every minute gets there.
@@ -76,7 +76,15 @@ pub fn apply(
         .clone()
         .unwrap_or_else(|| Keyring::empty(world.webhook.clone()));
     keyring.previous.retain(|p| world.now < p.until);
-    keyring.attempt += 1;
+    if notes_test(change, world) {
+        // After a keyring that was lost or put back, the numbers of tests go on where the receiver saw them last.
+        let seen = world.status.deliveries.as_ref();
+        let seen = seen.and_then(|d| d.last_test_number).unwrap_or_default();
+        keyring.attempt = keyring.attempt.max(seen);
+    }
+    if change.numbers() {
+        keyring.attempt = keyring.attempt.saturating_add(1);
+    }
     keyring.post_url = post_url(change, world, &keyring);
     match change {
         KeyringChange::First => {
@@ -141,6 +149,17 @@ pub fn notes_test(change: KeyringChange, world: &World) -> bool {
     }
 }
 
+/// Whether the test delivery in `keyring` is noted because the one before it has not arrived, which was for the same key
+/// and url, and not because a person asks for another one.
+#[must_use]
+pub fn notes_again(world: &World, keyring: &Keyring) -> bool {
+    let before = world.keyring.as_ref();
+    let of = |k: &Keyring| k.test.as_ref().map(|t| (t.key_id.clone(), t.url.clone()));
+    !world.is_verified()
+        && before
+            .is_some_and(|b| of(b) == of(keyring) && b.test_requested == keyring.test_requested)
+}
+
 /// How long until the first previous key runs out.
 #[must_use]
 pub fn next_expiry(keyring: &Keyring, now: Timestamp) -> Option<Duration> {
@@ -168,6 +187,6 @@ fn note(world: &World, keyring: &Keyring) -> Option<TestRequest> {
     Some(TestRequest {
         key_id: current.id.clone(),
         url: world.url.clone(),
-        at: whole_seconds(world.now),
+        number: keyring.attempt,
     })
 }

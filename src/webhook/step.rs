@@ -145,6 +145,7 @@ whys! {
     NotProved: "no test delivery was asked for under this secret and url",
     NotProvedAgain: "it was switched on again, and no test delivery has proved it since",
     TestLost: "the last test delivery did not arrive",
+    TestUnclear: "it is not known whether CHeKT has the last request for a test delivery",
     TestRequested: "a test delivery was asked for",
     TestNoted: "it stands in the keyring that it is asked for",
     BeingDeleted: "the object is being deleted",
@@ -227,7 +228,7 @@ impl Change {
     }
 }
 
-/// What is done to the keyring. Each also gives the next remote write its number.
+/// What is done to the keyring. Each but the last also gives the next remote write its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyringChange {
     /// The first key: nothing is in force at CHeKT, so it takes its place at once. A test delivery is noted if one is
@@ -243,6 +244,21 @@ pub enum KeyringChange {
     NoteTest,
     /// Keys that have run out go.
     DropExpired,
+}
+
+impl KeyringChange {
+    /// Whether it gives the next remote write its number.
+    #[must_use]
+    pub fn numbers(self) -> bool {
+        match self {
+            KeyringChange::First
+            | KeyringChange::Next
+            | KeyringChange::Promote
+            | KeyringChange::Number
+            | KeyringChange::NoteTest => true,
+            KeyringChange::DropExpired => false,
+        }
+    }
 }
 
 /// Nothing to do for now.

@@ -39,7 +39,8 @@ pub struct World {
     pub rotate_requested: Option<String>,
     /// What was last reported.
     pub status: ChektWebhookStatus,
-    /// The time, for what is stored and shown.
+    /// The time by the clock of the API server. The deletion of an object and the end of a previous key are judged by it,
+    /// since the next process may run on another machine.
     pub now: Timestamp,
     /// Where CHeKT is to deliver.
     pub url: String,
@@ -167,6 +168,10 @@ pub struct Memory {
     pub unheeded: Option<Unheeded>,
     /// The test delivery.
     pub test: Test,
+    /// How long it has been waited for.
+    pub proof: Proof,
+    /// For how long the report of a delay in `status.deliveries` has not changed.
+    pub delay_unchanged: Duration,
     /// Whether CHeKT has confirmed the deletion.
     pub deleted: bool,
     /// Whether it is on record that the remote webhook is let go of.
@@ -222,17 +227,30 @@ pub struct Trouble {
     pub wait: Duration,
 }
 
+/// How long a test delivery has been waited for, by the clock of this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// How long ago it was last asked for; where this process has not, how long ago it first saw the number.
+    pub asked: Duration,
+    /// The same of the first of those in a row that have not arrived.
+    pub since: Duration,
+    /// How many requests in a row CHeKT may have had since.
+    pub requests: u32,
+}
+
 /// The test delivery, as far as this process has asked for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Test {
-    /// Not by this process.
+    /// Not by this process. An earlier one may have.
     #[default]
     NotAsked,
     /// It stands in the keyring that it will be asked for, and it has not been.
     Recorded,
     /// Asked for, and CHeKT said no for now: it may be asked for again, under another number.
     Denied,
-    /// Asked for.
+    /// Asked for, and no answer came. It may be asked for again under the same number.
+    Unclear,
+    /// Asked for, and CHeKT has agreed.
     Sent,
     /// Asked for and refused, with what CHeKT said.
     Refused(String),
@@ -293,22 +311,22 @@ impl World {
         }
     }
 
-    /// How long ago the test delivery that proves today's key and url was asked for, while it has not come back
-    /// and could.
+    /// How long the test delivery that proves today's key and url has been waited for, while it has not come back and
+    /// could.
     #[must_use]
-    pub fn waits_for_test(&self) -> Option<Duration> {
-        let test = self.keyring.as_ref()?.test.as_ref()?;
+    pub fn waits_for_test(&self) -> Option<Proof> {
+        self.keyring.as_ref()?.test.as_ref()?;
         let proves = self.spec.test_policy == TestPolicy::OnChange || self.test_answers_a_request();
         if !proves || !self.received_here || self.is_verified() || self.test_is_unsent() {
             return None;
         }
-        Some(test.age(self.now))
+        Some(self.memory.proof)
     }
 
     /// Whether the test delivery that stands in the keyring was not asked for yet, for certain.
     ///
-    /// A new process does not know whether the one before it has asked, with one exception: nobody asks before the id
-    /// is in the status.
+    /// A new process does not know whether the one before it has asked, with one exception: none asks before the id is in
+    /// the status.
     #[must_use]
     pub fn test_is_unsent(&self) -> bool {
         let noted = self.keyring.as_ref().is_some_and(|k| k.test.is_some());
@@ -316,7 +334,7 @@ impl World {
             && match self.memory.test {
                 Test::Recorded | Test::Denied => true,
                 Test::NotAsked => self.status.webhook_id.is_none(),
-                Test::Sent | Test::Refused(_) => false,
+                Test::Unclear | Test::Sent | Test::Refused(_) => false,
             }
     }
 
@@ -341,7 +359,8 @@ impl World {
         (proves && under != current.id).then_some(under)
     }
 
-    /// Whether a test delivery came back under the current key, for the url that is wanted now.
+    /// Whether a test delivery came back under the current key, for the url that is wanted now, after its number was in the
+    /// keyring.
     #[must_use]
     pub fn is_verified(&self) -> bool {
         let Some(keyring) = &self.keyring else {
@@ -356,6 +375,6 @@ impl World {
         test.key_id == current.id
             && test.url == self.url
             && seen.last_test_key.as_deref() == Some(current.id.as_str())
-            && seen.last_test_at.as_ref().is_some_and(|at| at.0 >= test.at)
+            && seen.last_test_number == Some(test.number)
     }
 }

@@ -60,6 +60,7 @@ pub(crate) fn webhook(name: &str) -> Webhook {
         identity: identity(name),
         known: Known::default(),
         deliveries: None,
+        version: None,
     }
 }
 

@@ -321,13 +321,14 @@ impl Run {
                 continue;
             };
             let name = keyring.webhook.name.as_str();
-            let (Some(key), Some(_)) = (&keyring.current, &keyring.test) else {
+            let (Some(key), Some(test)) = (&keyring.current, &keyring.test) else {
                 continue;
             };
             let at = Time(conditions::whole_seconds(self.driver.clock.wall()));
             let seen = Deliveries {
                 last_test_at: Some(at),
                 last_test_key: Some(key.id.clone()),
+                last_test_number: Some(test.number),
                 ..Deliveries::default()
             };
             if api.get("chektwebhooks", USERS, name).is_some() {
