@@ -70,6 +70,8 @@ impl Point {
 pub struct Strike {
     /// Which call since the counting began; 1 is the first.
     pub call: usize,
+    /// Of this name; `None`: of all.
+    pub of: Option<&'static str>,
     /// Where in it.
     pub point: Point,
 }
@@ -385,8 +387,12 @@ fn enter(state: &watch::Sender<State>, name: Option<&str>) -> Turn {
         if let Some(hold) = &mut state.hold {
             hold.arrived |= hold.call == name;
         }
-        let call = state.calls.len();
-        match state.strike.filter(|strike| strike.call == call) {
+        let calls = &state.calls;
+        let is_struck = |strike: &Strike| match strike.of {
+            None => strike.call == calls.len(),
+            Some(of) => of == name && strike.call == calls.iter().filter(|c| *c == of).count(),
+        };
+        match state.strike.filter(is_struck) {
             None => {}
             Some(Strike {
                 point: Point::BeforeItLeaves,

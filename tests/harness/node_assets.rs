@@ -72,7 +72,7 @@ pub fn find() -> anyhow::Result<NodeAssets> {
         "a node needs kube-controller-manager, and KUBEBUILDER_ASSETS has none: unset it to have one built",
     )?;
     // What may be refused comes before what takes minutes.
-    let debian = debian()?;
+    let debian = debian("node/debian", &PACKAGES)?;
     let kubernetes = assets::found_or_built("node/kubernetes", &NODE_SOURCES, &NODE)?;
     let dns = assets::found_or_built("node/dns", &DNS_SOURCES, &NODE_DNS)?;
     let tools = assets::found_or_built("node/tools", &TOOLS_SOURCES, &NODE_TOOLS)?;
@@ -86,15 +86,22 @@ pub fn find() -> anyhow::Result<NodeAssets> {
     })
 }
 
-/// Fetches Debian's packages as apt here knows them, with lists of our own: those of the machine stay as they are.
-fn debian() -> anyhow::Result<PathBuf> {
+/// Fetches these packages of Debian as apt here knows them and unpacks them, once, with lists of our own: those of the
+/// machine stay as they are. `kind` is the folder in the cache.
+///
+/// # Errors
+/// [`Unfit`] when they cannot be had; else what failed.
+pub(super) fn debian(kind: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let mut parts = vec!["1", release.as_str()];
-    parts.extend(PACKAGES);
-    let dir = assets::cached_by("node/debian", &parts)?;
-    assets::make("Debian's packages for a node", &dir, |dir| {
+    parts.extend(packages);
+    let dir = assets::cached_by(kind, &parts)?;
+    assets::make("packages of Debian", &dir, |dir| {
         let start = Instant::now();
-        go_build::say("fetching Debian's packages of containerd and runc for tests (once)");
+        let first = packages.first().context("no package is named")?;
+        go_build::say(&format!(
+            "fetching Debian's packages of {first} and its like for tests (once)"
+        ));
         let apt = |lists: &Path| {
             let mut apt = Command::new("apt-get");
             apt.current_dir(dir)
@@ -110,14 +117,11 @@ fn debian() -> anyhow::Result<PathBuf> {
         fs::create_dir_all(dir.join("apt/archives/partial"))?;
         // Else it is content with lists that it could not fetch.
         let reached = run(apt(&lists).args(["update", "-oAPT::Update::Error-Mode=any"]))
-            .and_then(|()| run(apt(&lists).arg("download").args(PACKAGES)));
+            .and_then(|()| run(apt(&lists).arg("download").args(packages)));
         reached.map_err(|error| {
             let error = format!("{error:#}");
-            let first = error.lines().next().unwrap_or_default();
-            Unfit(format!(
-                "apt cannot fetch {} and its like: {first}",
-                PACKAGES[0]
-            ))
+            let why = error.lines().next().unwrap_or_default();
+            Unfit(format!("apt cannot fetch {first} and its like: {why}"))
         })?;
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();

@@ -35,6 +35,10 @@ pub struct StageOptions {
     pub receiver: Vec<String>,
     /// More flags for the controller.
     pub controller: Vec<String>,
+    /// Variables of the receiver's environment.
+    pub receiver_env: Vec<(String, String)>,
+    /// Variables of the controller's environment.
+    pub controller_env: Vec<(String, String)>,
     /// Puts a gate between the processes and the API server.
     pub gate_cluster: bool,
     /// Puts a gate between the controller and the sandbox.
@@ -61,6 +65,8 @@ impl Default for StageOptions {
             sandbox: Vec::new(),
             receiver: Vec::new(),
             controller: Vec::new(),
+            receiver_env: Vec::new(),
+            controller_env: Vec::new(),
             gate_cluster: false,
             gate_partner: false,
             controller_identity: Identity::Admin,
@@ -156,6 +162,7 @@ impl Stage {
             .flag("--operator-namespace", &operator.namespace)
             .flag("--watch-namespace", &users.namespace)
             .args(&options.receiver);
+        first.env.extend(options.receiver_env.iter().cloned());
         if options.lasting_addresses {
             first = first.at_lasting_addresses()?;
         }
@@ -257,12 +264,15 @@ impl Stage {
     }
 
     async fn start_controller_with(&self, kubeconfig: PathBuf) -> anyhow::Result<Process> {
-        let launch = Launch::new(Role::Controller)
+        let mut launch = Launch::new(Role::Controller)
             .env("KUBECONFIG", kubeconfig.display())
             .flag("--public-url", self.public_url()?)
             .flag("--operator-namespace", &self.operator.namespace)
             .flag("--watch-namespace", &self.users.namespace)
             .args(&self.options.controller);
+        launch
+            .env
+            .extend(self.options.controller_env.iter().cloned());
         Process::start(launch).await
     }
 

@@ -64,6 +64,41 @@ async fn a_controller_killed_at_any_step_leaves_one_webhook_for_each_resource() 
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_killed_around_the_request_for_a_test_delivery_is_verified_within_90_s()
+-> anyhow::Result<()> {
+    let scenarios = [Scenario::Create, Scenario::Recovery];
+    let slots = try_join_all((0..6).map(|_| Slot::open())).await?;
+    let whole = scenarios.iter().map(|scenario| (*scenario, None)).collect();
+    let whole = run(&slots, whole).await?;
+    let mut cells = VecDeque::new();
+    for outcome in &whole {
+        let of = Some("CHeKT test");
+        let strikes = Point::ALL.map(|point| Strike { call: 1, of, point });
+        cells.extend(strikes.map(|strike| (outcome.scenario, Some(strike))));
+    }
+    let killed = run(&slots, cells).await?;
+    for outcome in whole.iter().chain(&killed) {
+        let Outcome {
+            scenario,
+            strike,
+            struck,
+            took,
+            flaws,
+            ..
+        } = outcome;
+        println!("{} {strike:?} {struck:?}: {took:.1?}", scenario.name());
+        assert!(
+            flaws.is_empty(),
+            "{}, {strike:?}: {flaws:#?}",
+            scenario.name()
+        );
+    }
+    let struck = killed.iter().filter(|outcome| outcome.struck.is_some());
+    assert_eq!(struck.count(), killed.len());
+    Ok(())
+}
+
 fn scenarios() -> anyhow::Result<Vec<Scenario>> {
     let part = std::env::var("SCENARIO").unwrap_or_default();
     let fits = |scenario: &Scenario| scenario.name().contains(&part);
@@ -83,7 +118,13 @@ fn choose(whole: &[Outcome], most: usize, dice: &mut Dice) -> VecDeque<(Scenario
     let mut rows: Vec<Vec<_>> = Vec::new();
     for outcome in whole {
         let calls = 1..=outcome.calls.len();
-        let all = calls.flat_map(|call| Point::ALL.map(|point| Strike { call, point }));
+        let all = calls.flat_map(|call| {
+            Point::ALL.map(|point| Strike {
+                call,
+                of: None,
+                point,
+            })
+        });
         let mut row: Vec<_> = all.map(|strike| (outcome.scenario, Some(strike))).collect();
         dice.shuffle(&mut row);
         rows.push(row);
@@ -136,7 +177,7 @@ fn steps(whole: &[Outcome]) -> String {
 }
 
 fn table(whole: &[Outcome], killed: &[Outcome], seed: u64, took: Duration) -> String {
-    let mut table = "| scenario | steps | points tried | of these not reached | duplicates | leaks | losses | stuck | test put off | longest with two alive | slowest to settle |\n\
+    let mut table = "| scenario | steps | points tried | of these not reached | duplicates | leaks | losses | stuck | untested | longest with two alive | slowest to settle |\n\
         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
         .to_owned();
     let mut row = |name: &str, steps: usize, of: &[&Outcome]| {
@@ -159,7 +200,7 @@ fn table(whole: &[Outcome], killed: &[Outcome], seed: u64, took: Duration) -> St
             count(Flaw::Leak),
             count(Flaw::Loss),
             count(Flaw::Stuck),
-            of.iter().filter(|o| o.is_untested).count(),
+            count(Flaw::Untested),
             longest(|outcome| outcome.with_two),
             longest(|outcome| outcome.took),
         );

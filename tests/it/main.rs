@@ -13,6 +13,7 @@ mod adversary;
 mod ambiguity;
 mod canary;
 mod change;
+mod clocks;
 mod cloudevents;
 mod control_plane;
 mod crash;

@@ -31,8 +31,10 @@ const SETTLED_IN: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(250);
 /// For how long it must still be well after it was for the first time.
 const STAYS: Duration = Duration::from_secs(1);
-/// How long a test delivery may take, where one was asked for.
-const TESTED_IN: Duration = Duration::from_secs(5);
+/// How long after a kill a test delivery may take that the dead process had noted and perhaps not asked for. Where none
+/// was killed it comes at once.
+const TESTED_IN: Duration = Duration::from_secs(90);
+const TESTED_AT_ONCE: Duration = Duration::from_secs(5);
 /// The lease of two controllers: the shortest that there is.
 const LEASE_SECONDS: u32 = 3;
 /// The Secret with the credentials of the account.
@@ -71,8 +73,6 @@ pub struct Outcome {
     pub flaws: Flaws,
     /// How long it took from the restart, or from what happened, until all was well.
     pub took: Duration,
-    /// The kill came between the note of a test delivery and the request for it.
-    pub is_untested: bool,
     /// For how long two remote webhooks were alive.
     pub with_two: Duration,
 }
@@ -122,14 +122,15 @@ impl Slot {
         // Without a strike, or where the call does not come in this run, it ends well by itself.
         let ended = tokio::select! {
             () = self.wire.reached(), if strike.is_some() => None,
-            ended = cell.end(&wanted) => Some(ended?),
+            ended = cell.end(&wanted, TESTED_AT_ONCE) => Some(ended?),
         };
         let calls = self.wire.calls();
         let mut struck = None;
-        let (mut took, mut flaws) = if let Some(ended) = ended {
+        let (took, mut flaws) = if let Some(ended) = ended {
             ended
         } else {
             controllers[0].kill9()?;
+            let killed = Instant::now();
             self.wire.clear().await;
             struck = self.struck(strike, &calls, happened).await?;
             // What the dead process said last is not to be taken for the word of the living one.
@@ -142,24 +143,9 @@ impl Slot {
             if scenario == Scenario::DeleteWithoutCredentials {
                 cell.put_credentials_when_asked().await?;
             }
-            cell.end(&wanted).await?
-        };
-        let untested = flaws.iter().position(|(flaw, _)| *flaw == Flaw::Untested);
-        let mut is_untested = false;
-        if let Some(at) = untested
-            && struck.is_some()
-            && self
-                .stage
-                .chekt
-                .ledger(happened)
+            cell.end(&wanted, TESTED_IN.saturating_sub(killed.elapsed()))
                 .await?
-                .calls("test")
-                .is_empty()
-        {
-            flaws.remove(at);
-            is_untested = true;
-            took = took.saturating_sub(TESTED_IN);
-        }
+        };
         if flaws.is_empty() {
             flaws.extend(cell.is_received(&wanted).await?);
         }
@@ -187,7 +173,6 @@ impl Slot {
             calls,
             flaws,
             took,
-            is_untested,
             with_two,
         })
     }
@@ -201,9 +186,11 @@ impl Slot {
         happened: u64,
     ) -> anyhow::Result<Option<String>> {
         let strike = strike.context("nothing was to be struck")?;
-        let name = calls
-            .get(strike.call - 1)
-            .context("a call that never came")?;
+        let name = match strike.of {
+            Some(of) => calls.iter().rfind(|call| *call == of),
+            None => calls.get(strike.call - 1),
+        };
+        let name = name.context("a call that never came")?;
         if let Some(route) = name.strip_prefix("CHeKT ") {
             let had = self.stage.chekt.ledger(happened).await?.calls(route).len();
             let passed = calls.iter().filter(|call| *call == name).count();
@@ -405,7 +392,7 @@ impl<'a> Cell<'a> {
 
     /// Waits until all is well before anything happens.
     pub async fn is_settled(&self, wanted: &Wanted) -> anyhow::Result<()> {
-        let flaws = self.settle(wanted).await?;
+        let flaws = self.settle(wanted, TESTED_IN).await?;
         anyhow::ensure!(flaws.is_empty(), "before anything happened: {flaws:?}");
         self.note_id().await
     }
@@ -429,7 +416,7 @@ impl<'a> Cell<'a> {
     }
 
     /// Waits until all is well, and gives back what is not in the end.
-    async fn settle(&self, wanted: &Wanted) -> anyhow::Result<Flaws> {
+    async fn settle(&self, wanted: &Wanted, tested_in: Duration) -> anyhow::Result<Flaws> {
         let start = Instant::now();
         let mut untested_since = None;
         loop {
@@ -439,7 +426,7 @@ impl<'a> Cell<'a> {
             } else {
                 untested_since = None;
             }
-            let untested = untested_since.is_some_and(|since| since.elapsed() > TESTED_IN);
+            let untested = untested_since.is_some_and(|since| since.elapsed() > tested_in);
             if flaws.is_empty() || untested || start.elapsed() > SETTLED_IN {
                 return Ok(flaws);
             }
@@ -450,10 +437,10 @@ impl<'a> Cell<'a> {
     /// Waits until all is well and stays so. Also gives how long the former took.
     ///
     /// It may be well for a moment by the word of a process that is dead: until the next one has looked.
-    async fn end(&self, wanted: &Wanted) -> anyhow::Result<(Duration, Flaws)> {
+    async fn end(&self, wanted: &Wanted, tested_in: Duration) -> anyhow::Result<(Duration, Flaws)> {
         let start = Instant::now();
         loop {
-            let flaws = self.settle(wanted).await?;
+            let flaws = self.settle(wanted, tested_in).await?;
             let took = start.elapsed();
             if !flaws.is_empty() {
                 return Ok((took, flaws));

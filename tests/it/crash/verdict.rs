@@ -87,8 +87,7 @@ pub enum Flaw {
     Loss,
     /// The resource does not say that it is ready, or does not go.
     Stuck,
-    /// All is well, and no test delivery has proved it yet. That is no fault where the process died between noting the
-    /// test and asking for it: it is asked for at most once, and again after ten minutes. An alarm proves it meanwhile.
+    /// All is well, and no test delivery has proved it in time.
     Untested,
 }
 
