@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use arbitrary::Arbitrary;
-use chekt_operator::delivery::{Class, DeliveryKey, KeyPlace, Received};
+use chekt_operator::delivery::{Class, DeliveryKey, KeyPlace, Occurrence, Received};
 use chekt_operator::journal::{record, schema};
 use chekt_operator::resources::keyring::WebhookIdentity;
 use k8s_openapi::jiff::Timestamp;
@@ -61,7 +61,7 @@ fn there_and_back(delivery: Delivery) {
     let places = [KeyPlace::Current, KeyPlace::Next, KeyPlace::Previous];
     let received = Received {
         key: DeliveryKey::from_bytes(delivery.key),
-        occurrence: delivery.occurrence.map(DeliveryKey::from_bytes),
+        occurrence: delivery.occurrence.map(Occurrence::from_bytes),
         webhook: WebhookIdentity {
             namespace,
             name,

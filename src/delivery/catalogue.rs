@@ -32,6 +32,20 @@ pub enum Kind {
     Unknown,
 }
 
+/// The known names.
+const NAMES: [(&str, Kind); 10] = [
+    ("alarm.triggered", Kind::AlarmTriggered),
+    ("alarm.cleared", Kind::AlarmCleared),
+    ("alarm.acknowledged", Kind::AlarmAcknowledged),
+    ("device.status_changed", Kind::DeviceStatusChanged),
+    ("device.registered", Kind::DeviceRegistered),
+    ("device.removed", Kind::DeviceRemoved),
+    ("site.armed", Kind::SiteArmed),
+    ("site.disarmed", Kind::SiteDisarmed),
+    ("site.created", Kind::SiteCreated),
+    ("webhook.test", Kind::WebhookTest),
+];
+
 /// The order in which deliveries are published when not all can be at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
@@ -85,19 +99,15 @@ impl Kind {
     /// The kind of an event's name.
     #[must_use]
     pub fn of(event: &str) -> Self {
-        match event {
-            "alarm.triggered" => Kind::AlarmTriggered,
-            "alarm.cleared" => Kind::AlarmCleared,
-            "alarm.acknowledged" => Kind::AlarmAcknowledged,
-            "device.status_changed" => Kind::DeviceStatusChanged,
-            "device.registered" => Kind::DeviceRegistered,
-            "device.removed" => Kind::DeviceRemoved,
-            "site.armed" => Kind::SiteArmed,
-            "site.disarmed" => Kind::SiteDisarmed,
-            "site.created" => Kind::SiteCreated,
-            "webhook.test" => Kind::WebhookTest,
-            _ => Kind::Unknown,
-        }
+        let known = NAMES.into_iter().find(|(name, _)| *name == event);
+        known.map_or(Kind::Unknown, |(_, kind)| kind)
+    }
+
+    /// A known name as CHeKT's documents spell it, whatever case it is written in.
+    #[must_use]
+    pub fn spelled(event: &str) -> Option<&'static str> {
+        let mut names = NAMES.into_iter().map(|(name, _)| name);
+        names.find(|name| name.eq_ignore_ascii_case(event))
     }
 
     /// The reason of the Kubernetes Event.

@@ -94,14 +94,15 @@ struct Structured<'r> {
 
 fn attributes(received: &Received) -> Vec<(&'static str, String)> {
     let webhook = &received.webhook;
-    let (event, subject) = match received.envelope() {
+    let (event, subject, mended) = match received.envelope() {
         Ok(envelope) => {
             let ids = ["alarm_id", "device_id", "site_id"];
             let subject = ids.iter().find_map(|field| envelope.text(field));
-            (envelope.event, subject)
+            let mended = envelope.mendings();
+            (envelope.event, subject, mended)
         }
         Err(Unreadable::NotJson { .. } | Unreadable::NotAnObject | Unreadable::NoEvent) => {
-            (UNREADABLE.to_owned(), None)
+            (UNREADABLE.to_owned(), None, None)
         }
     };
     let mut attributes = vec![
@@ -119,6 +120,9 @@ fn attributes(received: &Received) -> Vec<(&'static str, String)> {
     ];
     if let Some(subject) = subject {
         attributes.push(("subject", foreign(&subject)));
+    }
+    if let Some(mended) = mended {
+        attributes.push(("mended", foreign(&mended)));
     }
     if let Some(id) = &received.webhook_id {
         attributes.push(("remotewebhookid", foreign(id)));

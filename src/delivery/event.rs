@@ -63,9 +63,9 @@ pub fn build(received: &Received, instance: &str, now: Timestamp) -> Result<Even
     } else {
         "Normal"
     };
-    // Where the data names an occurrence, its copies are one Event whatever their timestamps, at another receiver as well.
-    let named_by = received.occurrence.unwrap_or(received.key);
-    let name = named_by.event_name(&webhook.name, &webhook.uid);
+    // Copies to the byte are one Event at every receiver. Whether other bytes are a copy only the receiver knows that has
+    // seen both, and what came in between.
+    let name = received.key.event_name(&webhook.name, &webhook.uid);
     let told = Told {
         type_,
         reason: kind.reason(),
@@ -199,6 +199,9 @@ impl Marks {
         }
         if let Some(timestamp) = &envelope.timestamp {
             self.annotate("sent-at", timestamp);
+        }
+        if let Some(mendings) = envelope.mendings() {
+            self.annotate("mended", &mendings);
         }
         for (field, name) in IDS {
             if let Some(text) = envelope.text(field) {

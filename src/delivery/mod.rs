@@ -16,6 +16,7 @@ pub mod delay;
 pub mod envelope;
 pub mod event;
 pub mod identity;
+pub mod json;
 pub mod labels;
 pub mod note;
 pub mod notice;
@@ -29,7 +30,7 @@ pub mod waitlist;
 
 pub use catalogue::{Class, Kind};
 pub use envelope::{Envelope, Unreadable};
-pub use identity::DeliveryKey;
+pub use identity::{DeliveryKey, Occurrence};
 pub use profile::Profile;
 pub use received::Received;
 pub use signature::{Delivery, KeyPlace, Refused, Signatures, Unverified, Verified};

@@ -5,10 +5,9 @@
 
 use std::fmt::Write;
 
-use serde_json::Value;
-
 use super::catalogue::Kind;
 use super::envelope::Envelope;
+use super::json::Value;
 
 /// The most bytes that the API server takes for a note (events.k8s.io/v1 validation).
 pub const LONGEST: usize = 1024;
@@ -37,6 +36,9 @@ pub fn of(kind: Kind, envelope: &Envelope, expected: Option<&str>) -> String {
         let fields: Vec<&str> = envelope.flaws.iter().map(|flaw| flaw.field()).collect();
         let _ = write!(note, " It lacks {}.", fields.join(", "));
     }
+    if let Some(mendings) = envelope.mendings() {
+        let _ = write!(note, " Its body was mended: {mendings}.");
+    }
     pair(&mut note, "event", &envelope.event);
     for field in FIRST {
         if let Some(text) = envelope.text(field) {
@@ -51,13 +53,8 @@ pub fn of(kind: Kind, envelope: &Envelope, expected: Option<&str>) -> String {
             pair(&mut note, name, text);
         }
     }
-    let mut rest: Vec<(&String, &Value)> = envelope
-        .data
-        .iter()
-        .filter(|(name, _)| !FIRST.contains(&name.as_str()))
-        .collect();
-    rest.sort_unstable_by_key(|(name, _)| *name);
-    for (name, value) in rest {
+    let is_rest = |(name, _): &(&String, &Value)| !FIRST.contains(&name.as_str());
+    for (name, value) in envelope.data.iter().filter(is_rest) {
         let text = match value {
             Value::Null => continue,
             Value::Array(_) | Value::Object(_) => value.to_string(),

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::catalogue::Class;
 use super::envelope::{self, Envelope, Unreadable};
-use super::identity::DeliveryKey;
+use super::identity::{DeliveryKey, Occurrence};
 use super::signature::{Delivery, KeyPlace, Verified};
 use crate::resources::keyring::WebhookIdentity;
 
@@ -17,8 +17,8 @@ use crate::resources::keyring::WebhookIdentity;
 pub struct Received {
     /// What its copies share.
     pub key: DeliveryKey,
-    /// What a copy with a fresh timestamp shares, where the data names an occurrence.
-    pub occurrence: Option<DeliveryKey>,
+    /// What it says of which alarm, where the data names one: a copy with a fresh timestamp is recognised by it.
+    pub occurrence: Option<Occurrence>,
     /// The webhook it was delivered to.
     pub webhook: WebhookIdentity,
     /// Its place in the queue.
@@ -56,9 +56,10 @@ impl Received {
         let content = delivery.envelope();
         let place = delivery.place();
         let (webhook, body, key_id) = delivery.into_parts();
-        let (class, occurrence) = placed(&webhook.uid, &content);
+        let key = DeliveryKey::of(&webhook.uid, &body);
+        let (class, occurrence) = placed(&webhook.uid, &key, &content);
         let received = Received {
-            key: DeliveryKey::of(&webhook.uid, &body),
+            key,
             occurrence,
             webhook,
             class,
@@ -83,17 +84,21 @@ impl Received {
     /// The same delivery as this program reads its body: whoever kept it may have read it differently.
     #[must_use]
     pub fn read_again(mut self) -> Self {
-        (self.class, self.occurrence) = placed(&self.webhook.uid, &self.envelope());
+        (self.class, self.occurrence) = placed(&self.webhook.uid, &self.key, &self.envelope());
         self
     }
 }
 
 /// Class and occurrence of what a body was read as.
-fn placed(uid: &str, content: &Result<Envelope, Unreadable>) -> (Class, Option<DeliveryKey>) {
+fn placed(
+    uid: &str,
+    key: &DeliveryKey,
+    content: &Result<Envelope, Unreadable>,
+) -> (Class, Option<Occurrence>) {
     match content {
         Ok(envelope) => (
             Class::of(&envelope.event),
-            DeliveryKey::of_occurrence(uid, envelope),
+            Occurrence::of(uid, key, envelope),
         ),
         Err(_) => (Class::Other, None),
     }

@@ -328,11 +328,14 @@ impl Batch<'_> {
         }
         let seq = self.tally.last + 1;
         record::insert(&mut self.insert, seq, &received)?;
-        self.keys.add(&Named {
+        let overtaken = self.keys.add(&Named {
             seq,
             key: received.key,
             occurrence: received.occurrence,
         });
+        if let Some(seq) = overtaken {
+            record::overtaken(self.connection, seq)?;
+        }
         self.tally.last = seq;
         self.tally.depth.pending += 1;
         self.tally.depth.bytes += size;

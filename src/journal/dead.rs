@@ -14,7 +14,7 @@ use super::keys::{Keys, Named};
 use super::record::{DEAD, PENDING, REPLAY, time};
 use super::{Untold, record};
 use crate::delivery::note::bounded;
-use crate::delivery::{DeliveryKey, Received};
+use crate::delivery::{DeliveryKey, Occurrence, Received};
 use crate::resources::keyring::WebhookIdentity;
 
 /// The longest reason in bytes. The API server may use many words.
@@ -221,11 +221,9 @@ pub fn replay(
         occurrence: kept.occurrence,
     };
     let received = kept.read_again();
-    let known = received
-        .occurrence
-        .as_ref()
-        .and_then(|occurrence| keys.find_occurrence(occurrence));
-    if known.is_some_and(|other| other != seq) {
+    let copied = received.occurrence.and_then(|said| keys.repeated(&said));
+    // Of a later one it is not certain that nothing came in between.
+    if copied.is_some_and(|other| other < seq) {
         record::settle_row(connection, seq, now, strip)?;
         return Ok(Some(Replayed::Copy));
     }
@@ -238,13 +236,16 @@ pub fn replay(
             seq,
             PENDING,
             received.class.rank(),
-            received.occurrence.as_ref().map(DeliveryKey::as_bytes),
+            received.occurrence.map(Occurrence::to_bytes),
         ])?;
     keys.remove(&before);
-    keys.add(&Named {
+    let overtaken = keys.add(&Named {
         occurrence: received.occurrence,
         ..before
     });
+    if let Some(seq) = overtaken {
+        record::overtaken(connection, seq)?;
+    }
     Ok(Some(Replayed::Pending(Box::new(received))))
 }
 

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 use super::Entry;
 use super::keys::Named;
 use crate::delivery::pacing::Waiting;
-use crate::delivery::{Class, DeliveryKey, KeyPlace, Received};
+use crate::delivery::{Class, DeliveryKey, KeyPlace, Occurrence, Received};
 use crate::resources::keyring::WebhookIdentity;
 
 /// Waits to be published.
@@ -53,7 +53,7 @@ pub fn insert(
     statement.execute(params![
         seq,
         received.key.as_bytes(),
-        received.occurrence.as_ref().map(DeliveryKey::as_bytes),
+        received.occurrence.map(Occurrence::to_bytes),
         received.class.rank(),
         received.webhook.namespace,
         received.webhook.name,
@@ -66,6 +66,17 @@ pub fn insert(
         received.body,
         place_number(received.place),
     ])?;
+    Ok(())
+}
+
+/// Notes that something else was said of a row's alarm after it, so that it cannot be what a later delivery repeats.
+///
+/// # Errors
+/// What SQLite says.
+pub fn overtaken(connection: &Connection, seq: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE records SET occurrence = NULL WHERE seq = ?1")?
+        .execute([seq])?;
     Ok(())
 }
 
@@ -258,7 +269,7 @@ fn received(row: &Row<'_>, first: usize) -> rusqlite::Result<Received> {
         key: DeliveryKey::from_bytes(row.get(first)?),
         occurrence: row
             .get::<_, Option<[u8; 32]>>(first + 1)?
-            .map(DeliveryKey::from_bytes),
+            .map(Occurrence::from_bytes),
         class: Class::from_rank(row.get(first + 2)?),
         webhook: WebhookIdentity {
             namespace: row.get(first + 3)?,

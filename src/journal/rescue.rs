@@ -29,7 +29,7 @@ use super::files::{FILE, OpenError, PAGE};
 use super::keys::{Keys, Named};
 use super::record::{DEAD, PENDING, PUBLISHED, REPLAY, STRIPPED};
 use super::{cursor, schema};
-use crate::delivery::DeliveryKey;
+use crate::delivery::{DeliveryKey, Occurrence};
 
 /// Damaged journals that are kept; the oldest beyond that are deleted.
 pub const KEPT: usize = 3;
@@ -465,7 +465,7 @@ fn insert(
         }
     }
     let named = named(&raw);
-    if named.is_some_and(|named| carried.keys.knows(&named.key, named.occurrence.as_ref())) {
+    if named.is_some_and(|named| carried.keys.find(&named.key).is_some()) {
         return Ok(false);
     }
     let inserted = fresh
@@ -475,7 +475,9 @@ fn insert(
         ))?
         .execute(params_from_iter(&raw.values))?;
     if let Some(named) = named.filter(|_| inserted > 0) {
-        carried.keys.add(&named);
+        if let Some(seq) = carried.keys.add(&named) {
+            super::record::overtaken(fresh, seq)?;
+        }
         carried.keys.keep();
     }
     Ok(inserted > 0)
@@ -483,14 +485,14 @@ fn insert(
 
 fn named(raw: &Raw) -> Option<Named> {
     let key = |at: usize| match &raw.values[at] {
-        Value::Blob(key) => Some(DeliveryKey::from_bytes(key.as_slice().try_into().ok()?)),
+        Value::Blob(key) => <[u8; 32]>::try_from(key.as_slice()).ok(),
         Value::Null | Value::Integer(_) | Value::Real(_) | Value::Text(_) => None,
     };
     match &raw.values[SEQ] {
         Value::Integer(seq) => Some(Named {
             seq: *seq,
-            key: key(KEY)?,
-            occurrence: key(OCCURRENCE),
+            key: DeliveryKey::from_bytes(key(KEY)?),
+            occurrence: key(OCCURRENCE).map(Occurrence::from_bytes),
         }),
         Value::Null | Value::Real(_) | Value::Text(_) | Value::Blob(_) => None,
     }

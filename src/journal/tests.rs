@@ -7,7 +7,7 @@ mod model;
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::delivery::{Class, KeyPlace};
+use crate::delivery::{Class, KeyPlace, Occurrence};
 use crate::resources::keyring::WebhookIdentity;
 
 fn at(second: i64) -> Timestamp {
@@ -81,7 +81,7 @@ async fn what_was_appended_is_there_after_the_journal_was_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, mut feed) = open(&dir).await;
     let mut first = received("one");
-    first.occurrence = Some(DeliveryKey::of("u-1", b"occurrence"));
+    first.occurrence = Some(Occurrence::from_bytes([7; 32]));
     assert_eq!(journal.append(first.clone()).await, Ok(Appended::New));
     assert_eq!(journal.append(received("two")).await, Ok(Appended::New));
     let entry = feed.recv().await.unwrap();
@@ -147,7 +147,7 @@ async fn a_copy_is_known_in_every_state_and_after_a_restart() {
 async fn a_copy_with_a_fresh_timestamp_is_known_by_its_occurrence() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _feed) = open(&dir).await;
-    let occurrence = Some(DeliveryKey::of("u-1", b"alarm-1"));
+    let occurrence = Some(Occurrence::from_bytes([1; 32]));
     let stamped = |body| Received {
         occurrence,
         ..received(body)
@@ -155,6 +155,70 @@ async fn a_copy_with_a_fresh_timestamp_is_known_by_its_occurrence() {
     assert_eq!(journal.append(stamped("10:00")).await, Ok(Appended::New));
     assert_eq!(journal.append(stamped("10:05")).await, Ok(Appended::Known));
     assert_eq!(journal.append(received("10:05")).await, Ok(Appended::New));
+}
+
+#[tokio::test]
+async fn an_alarm_that_is_triggered_again_after_it_was_cleared_is_new_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, feed) = open(&dir).await;
+    let said = |event: &str, time: &str| {
+        received(&format!(
+            r#"{{"event":"alarm.{event}","timestamp":"2024-01-15T14:{time}Z","data":{{"alarm_id":"a-1","zone":"z"}}}}"#
+        ))
+        .read_again()
+    };
+    for (event, time, expected) in [
+        ("triggered", "20:00", Appended::New),
+        ("triggered", "20:05", Appended::Known),
+        ("cleared", "21:00", Appended::New),
+    ] {
+        assert_eq!(journal.append(said(event, time)).await, Ok(expected));
+    }
+    for time in ["20:00", "21:00"] {
+        let event = if time == "20:00" {
+            "triggered"
+        } else {
+            "cleared"
+        };
+        journal
+            .settle(said(event, time).key, at(1_000))
+            .await
+            .unwrap();
+    }
+    journal.close().await;
+    drop((journal, feed));
+
+    let (journal, _feed) = open(&dir).await;
+    for (event, time, expected) in [
+        ("triggered", "22:00", Appended::New),
+        ("triggered", "22:05", Appended::Known),
+        ("triggered", "20:00", Appended::Known),
+        ("cleared", "22:10", Appended::New),
+        ("cleared", "37:10", Appended::Known),
+        ("cleared", "37:11", Appended::New),
+    ] {
+        let appended = journal.append(said(event, time)).await;
+        assert_eq!(appended, Ok(expected), "{event} {time}");
+    }
+}
+
+#[tokio::test]
+async fn a_journal_of_an_earlier_version_knows_its_copies_by_their_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, feed) = open(&dir).await;
+    let alarm = received(ALARM).read_again();
+    // A hash over webhook, event and data is what earlier versions wrote.
+    let hash = *DeliveryKey::of("u-1", b"an occurrence").as_bytes();
+    let earlier = Received {
+        occurrence: Some(Occurrence::from_bytes(hash)),
+        ..alarm.clone()
+    };
+    journal.append(earlier).await.unwrap();
+    journal.close().await;
+    drop((journal, feed));
+    let (journal, mut feed) = open(&dir).await;
+    assert_eq!(feed.recv().await.unwrap().key, alarm.key);
+    assert_eq!(journal.append(alarm).await, Ok(Appended::Known));
 }
 
 #[tokio::test]

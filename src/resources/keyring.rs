@@ -21,6 +21,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use zeroize::Zeroizing;
 
+/// How long a key is accepted after it was in force. CHeKT retries a delivery for less than six minutes; the
+/// rest is for clocks and for deliveries that were signed and not yet sent.
+pub const RETRY_HORIZON: Duration = Duration::from_secs(15 * 60);
+
 /// Type of a keyring Secret, so that nobody mistakes it for one of their own.
 pub const SECRET_TYPE: &str = "chekt.com/keyring";
 /// Label by which keyrings are listed and watched; its value is always `true`.

@@ -15,9 +15,7 @@ use crate::resources::conditions::whole_seconds;
 use crate::resources::keyring::{EmptySecret, Key, Keyring, Retired, SigningSecret, TestRequest};
 use crate::resources::webhook::TestPolicy;
 
-/// How long a key is accepted after it was in force. CHeKT retries a delivery for less than six minutes; the
-/// rest is for deliveries that were signed and not yet sent.
-pub const RETRY_HORIZON: Duration = Duration::from_secs(15 * 60);
+pub use crate::resources::keyring::RETRY_HORIZON;
 
 /// The most previous keys that are kept. Only a person who changes a secret every minute gets there.
 const MOST_PREVIOUS: usize = 16;

@@ -45,7 +45,7 @@ async fn post_with(url: &str, body: &str, signatures: &[&str]) -> anyhow::Result
 }
 
 /// A stage with the webhook `alarms`, subscribed to everything; its url and its secret.
-async fn ready(idea: &str) -> anyhow::Result<(Stage, String, String)> {
+pub(crate) async fn ready(idea: &str) -> anyhow::Result<(Stage, String, String)> {
     let events: Vec<&str> = CATALOGUE.iter().map(|(event, ..)| *event).collect();
     let stage = Stage::verified(idea, &events, StageOptions::default()).await?;
     let url = stage.derived_url("alarms")?;

@@ -11,6 +11,7 @@ mod account_deletion;
 mod adoption;
 mod adversary;
 mod ambiguity;
+mod bodies;
 mod canary;
 mod change;
 mod clocks;

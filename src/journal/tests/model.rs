@@ -32,7 +32,7 @@ fn place() -> impl Strategy<Value = KeyPlace> {
 prop_compose! {
     fn any_received()(
         key in key(),
-        occurrence in proptest::option::of(key()),
+        occurrence in proptest::option::of(any::<[u8; 32]>().prop_map(Occurrence::from_bytes)),
         (namespace, name, uid) in (".*", ".*", ".*"),
         class in class(),
         (key_id, place) in (".*", place()),
@@ -228,7 +228,7 @@ proptest! {
         prop_assert_eq!(record::insert(&mut insert, 7, &delivery), Ok(()));
         let keys = Keys::read(&connection).unwrap();
         prop_assert_eq!(keys.find(&delivery.key), Some(7));
-        let by_occurrence = delivery.occurrence.and_then(|key| keys.find_occurrence(&key));
+        let by_occurrence = delivery.occurrence.and_then(|said| keys.repeated(&said));
         prop_assert_eq!(by_occurrence, delivery.occurrence.map(|_| 7));
         let loaded = record::load(&connection, 7, PENDING).unwrap();
         prop_assert_eq!(loaded.as_ref(), Some(&delivery));
