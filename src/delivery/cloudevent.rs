@@ -266,6 +266,23 @@ mod tests {
             let binary = encode(&received(body), Mode::Binary);
             assert_eq!(binary.body, body);
         }
+        // What could be read all the same goes as it came, and says what was mended.
+        let body = br#"{"event":"alarm.triggered","data":{"alarm_id":"a","zone":"Door \ud83d"}}"#;
+        let message = encode(&received(body), Mode::Structured);
+        let object: Value = serde_json::from_slice(&message.body).unwrap();
+        for (name, value) in [
+            ("type", "com.chekt.alarm.triggered"),
+            ("subject", "a"),
+            ("mended", "lone surrogate"),
+            ("datacontenttype", "application/octet-stream"),
+            ("data_base64", &BASE64.encode(body)),
+        ] {
+            assert_eq!(object[name], value, "{name}");
+        }
+        let binary = encode(&received(body), Mode::Binary);
+        assert_eq!(binary.body, body);
+        let mended = ("ce-mended".to_owned(), "lone%20surrogate".to_owned());
+        assert!(binary.headers.contains(&mended));
         // JSON that is no envelope is JSON all the same.
         let list = encode(&received(b" [1] "), Mode::Structured).body;
         let object: Value = serde_json::from_slice(&list).unwrap();

@@ -86,10 +86,26 @@ impl Envelope {
 
 /// Reads a body whose signature was verified; only such bodies get here.
 pub(super) fn read(body: &[u8]) -> Result<Envelope, Unreadable> {
-    let named = |value: &Value| event(value).is_some();
-    let reading = json::read(body, named).ok_or_else(|| unreadable(body))?;
+    let reading = json::read(body, names_event).ok_or_else(|| unreadable(body))?;
     let mut mended = reading.mended;
-    let event = event(&reading.value).ok_or_else(|| unreadable(body))?;
+    let Value::Object(mut fields) = reading.value else {
+        return Err(unreadable(body));
+    };
+    let mut field = |name: &'static str| {
+        let key = key(&fields, name)?.clone();
+        if key != name {
+            mended.push(Mend::Case);
+        }
+        fields.remove(&key)
+    };
+    let event = field("event");
+    let webhook_id = field("webhook_id").as_ref().and_then(text);
+    let timestamp = field("timestamp").as_ref().and_then(text);
+    let data = field("data");
+    let event = event
+        .as_ref()
+        .and_then(event_name)
+        .ok_or_else(|| unreadable(body))?;
     let event = match Kind::spelled(event) {
         Some(known) if known != event => {
             mended.push(Mend::Case);
@@ -97,22 +113,15 @@ pub(super) fn read(body: &[u8]) -> Result<Envelope, Unreadable> {
         }
         Some(_) | None => event.to_owned(),
     };
-    let mut fields = match reading.value {
-        Value::Object(fields) => fields,
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-            return Err(unreadable(body));
-        }
-    };
+    mended.dedup();
     let mut flaws = Vec::new();
-    let webhook_id = fields.get("webhook_id").and_then(text);
     if webhook_id.is_none() {
         flaws.push(Flaw::NoWebhookId);
     }
-    let timestamp = fields.get("timestamp").and_then(text);
     if timestamp.is_none() {
         flaws.push(Flaw::NoTimestamp);
     }
-    let data = if let Some(Value::Object(data)) = fields.remove("data") {
+    let data = if let Some(Value::Object(data)) = data {
         data
     } else {
         flaws.push(Flaw::NoData);
@@ -128,12 +137,27 @@ pub(super) fn read(body: &[u8]) -> Result<Envelope, Unreadable> {
     })
 }
 
-/// The name of the event, if a value is an object that has one.
-fn event(value: &Value) -> Option<&str> {
+/// The key of a field, in whatever case if it is not there as CHeKT's documents spell it.
+fn key<'f>(fields: &'f BTreeMap<String, Value>, name: &str) -> Option<&'f String> {
+    let exact = fields.get_key_value(name).map(|(key, _)| key);
+    exact.or_else(|| {
+        let mut keys = fields.keys();
+        keys.find(|key| key.trim().eq_ignore_ascii_case(name))
+    })
+}
+
+/// Whether a value is an object with the name of an event.
+fn names_event(value: &Value) -> bool {
     let Value::Object(fields) = value else {
-        return None;
+        return false;
     };
-    let Some(Value::String(event)) = fields.get("event") else {
+    let event = key(fields, "event").and_then(|key| fields.get(key));
+    event.and_then(event_name).is_some()
+}
+
+/// The name of an event without what is around it.
+fn event_name(value: &Value) -> Option<&str> {
+    let Value::String(event) = value else {
         return None;
     };
     // Some characters without a width are no white space.
@@ -335,6 +359,16 @@ mod tests {
             let envelope = read(format!(r#"{{"event":"{name}"}}"#).as_bytes()).unwrap();
             assert_eq!((envelope.event.as_str(), envelope.mended), (event, mended));
         }
+        let envelope =
+            read(br#"{"Event":"Alarm.Triggered"," DATA":{"a":1},"timestamp":"1"}"#).unwrap();
+        assert_eq!(envelope.event, "alarm.triggered");
+        assert_eq!(envelope.mended, [Mend::Case]);
+        assert_eq!(envelope.flaws, [Flaw::NoWebhookId]);
+        let envelope = read(br#"{"EVENT":"site.armed","event":"alarm.triggered"}"#).unwrap();
+        assert_eq!(
+            (envelope.event.as_str(), envelope.mended),
+            ("alarm.triggered", vec![])
+        );
     }
 
     #[test]

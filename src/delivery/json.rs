@@ -102,7 +102,7 @@ pub enum Mend {
     Wrapped,
     /// More than one object is in the list; only the first was read.
     More,
-    /// A known name is spelled in another case.
+    /// A name that CHeKT documents is spelled in another case.
     Case,
 }
 
@@ -127,7 +127,7 @@ impl fmt::Display for Mend {
             Mend::Trailing => "trailing bytes not read",
             Mend::Wrapped => "object in a list or string",
             Mend::More => "only the first of several objects read",
-            Mend::Case => "event name in another case",
+            Mend::Case => "name in another case",
         })
     }
 }
@@ -485,9 +485,7 @@ impl Reader<'_> {
             }
             None => None,
         };
-        let Some(name) = name else {
-            return None;
-        };
+        let name = name?;
         // Not over a comment: each of many could hide the rest of the text.
         while self
             .peek()

@@ -222,32 +222,32 @@ mod tests {
         }
     }
 
-    fn said(subject: u8, content: u8) -> Option<Occurrence> {
-        Some(Occurrence {
+    fn said(subject: u8, content: u8) -> Occurrence {
+        Occurrence {
             subject: [subject; 16],
             content: [content; 8],
             sent_at: 0,
-        })
+        }
     }
 
     #[test]
     fn what_was_not_committed_is_put_back_whatever_happened_to_it() {
         let mut keys = Keys::default();
-        assert_eq!(keys.add(&named(1, 1, said(1, 1))), None);
+        assert_eq!(keys.add(&named(1, 1, Some(said(1, 1)))), None);
         assert_eq!(keys.add(&named(2, 2, None)), None);
         keys.keep();
         let before = keys.clone();
-        assert_eq!(keys.add(&named(3, 3, said(1, 2))), Some(1));
+        assert_eq!(keys.add(&named(3, 3, Some(said(1, 2)))), Some(1));
         keys.remove(&named(1, 1, None));
-        assert_eq!(keys.add(&named(4, 1, said(1, 1))), Some(3));
-        keys.remove(&named(4, 1, said(1, 1)));
-        assert_eq!(keys.add(&named(5, 4, said(4, 4))), None);
+        assert_eq!(keys.add(&named(4, 1, Some(said(1, 1)))), Some(3));
+        keys.remove(&named(4, 1, Some(said(1, 1))));
+        assert_eq!(keys.add(&named(5, 4, Some(said(4, 4)))), None);
         keys.remove(&named(2, 2, None));
         assert!(!keys.knows(&named(2, 2, None).key, None));
         keys.put_back();
         assert_eq!(keys, before);
         assert_eq!(keys.find(&named(1, 1, None).key), Some(1));
-        assert_eq!(keys.repeated(&said(1, 1).unwrap()), Some(1));
+        assert_eq!(keys.repeated(&said(1, 1)), Some(1));
     }
 
     #[test]
@@ -265,17 +265,21 @@ mod tests {
     fn only_the_last_row_about_an_alarm_can_be_said_again() {
         let mut keys = Keys::default();
         let (triggered, cleared) = (said(1, 1), said(1, 2));
-        assert_eq!(keys.add(&named(1, 1, triggered)), None);
-        assert_eq!(keys.repeated(&triggered.unwrap()), Some(1));
-        assert_eq!(keys.add(&named(2, 2, cleared)), Some(1));
-        assert_eq!(keys.repeated(&triggered.unwrap()), None);
-        assert_eq!(keys.repeated(&cleared.unwrap()), Some(2));
-        assert_eq!(keys.add(&named(3, 3, said(2, 2))), None, "another alarm");
+        assert_eq!(keys.add(&named(1, 1, Some(triggered))), None);
+        assert_eq!(keys.repeated(&triggered), Some(1));
+        assert_eq!(keys.add(&named(2, 2, Some(cleared))), Some(1));
+        assert_eq!(keys.repeated(&triggered), None);
+        assert_eq!(keys.repeated(&cleared), Some(2));
+        assert_eq!(
+            keys.add(&named(3, 3, Some(said(2, 2)))),
+            None,
+            "another alarm"
+        );
         // A row that is read again later was there before.
-        assert_eq!(keys.add(&named(1, 1, triggered)), Some(1));
-        assert_eq!(keys.repeated(&triggered.unwrap()), None);
+        assert_eq!(keys.add(&named(1, 1, Some(triggered))), Some(1));
+        assert_eq!(keys.repeated(&triggered), None);
         // What was overtaken stays so when what overtook it is forgotten.
-        keys.remove(&named(2, 2, cleared));
-        assert_eq!(keys.repeated(&triggered.unwrap()), None);
+        keys.remove(&named(2, 2, Some(cleared)));
+        assert_eq!(keys.repeated(&triggered), None);
     }
 }

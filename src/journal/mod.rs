@@ -20,9 +20,9 @@
 //! - Published rows keep their keys for [`MEMORY`] and nothing else, about 150 bytes, and no more than
 //!   [`Limits::max_keys`] of them: 11 namespaces at the full pace for all of that time. A copy of one that was
 //!   forgotten earlier makes no second Event, for the Event's name is made of the key.
-//! - In memory a row takes 29 to 57 bytes for its key, and as many for its occurrence: with all that the defaults
-//!   allow, a sink and an occurrence in each, 26 MB. That is reached in steps of the double; 18,000 rows, which one
-//!   namespace at the full pace has, take 1.6 MB.
+//! - In memory a row takes 29 to 57 bytes for its key, and the last row about each alarm 47 to 94 more: with all that
+//!   the defaults allow, a sink and an alarm for each row, 35 MB. That is reached in steps of the double; 18,000 rows,
+//!   which one namespace at the full pace has, take 2.2 MB.
 //! - Pages that became free are used again before the file grows, so it is as large as it ever had to be: at most
 //!   what the above come to, about 1.1 GB with the defaults and a sink, and some MB in all but the worst of times.
 //!   It is not made smaller: the room is needed again the next time, and a full disk is then no surprise.

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::deliveries::ready;
 use crate::harness::eventually;
-use crate::harness::load::sign;
+use crate::harness::load::sign_bytes;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -18,7 +18,7 @@ async fn post(url: &str, secret: &str, body: impl Into<Vec<u8>>) -> anyhow::Resu
     let request = reqwest::Client::new()
         .post(url)
         .header("content-type", "application/json")
-        .header("x-webhook-signature", sign(secret, &body));
+        .header("x-webhook-signature", sign_bytes(secret, &body));
     Ok(request.body(body).send().await?.status().as_u16())
 }
 
