@@ -91,6 +91,8 @@ pub struct DeadLetters<'d> {
     pub known: &'d Known,
     /// How many.
     pub count: i64,
+    /// How many of them the API server refused.
+    pub refused: i64,
     /// Why the newest of them is one.
     pub newest: &'d str,
 }
@@ -102,6 +104,7 @@ pub fn of_dead_letters(letters: DeadLetters<'_>, instance: &str, now: Timestamp)
         webhook,
         known,
         count,
+        refused,
         newest,
     } = letters;
     let mut marks = Marks::default();
@@ -113,7 +116,7 @@ pub fn of_dead_letters(letters: DeadLetters<'_>, instance: &str, now: Timestamp)
     let told = Told {
         type_: "Warning",
         reason: UNREADABLE,
-        note: note::of_dead_letters(count, newest, instance),
+        note: note::of_dead_letters(count, refused, newest, instance),
     };
     regarding(webhook, &known.labels, name, told, marks, instance, now)
 }
@@ -301,6 +304,7 @@ mod tests {
             webhook: &webhook,
             known: &known,
             count: 3,
+            refused: 0,
             newest: "it has no event name",
         };
         let at = |second| Timestamp::from_second(second).unwrap();

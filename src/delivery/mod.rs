@@ -7,14 +7,17 @@
 //!
 //! The arrow only goes right: an unverified body has no method that reads it.
 
+pub mod again;
 pub mod answers;
 pub mod aside;
 pub mod catalogue;
 pub mod cloudevent;
 pub mod cursor;
+pub mod dead;
 pub mod delay;
 pub mod envelope;
 pub mod event;
+pub mod holdings;
 pub mod identity;
 pub mod json;
 pub mod labels;
@@ -25,10 +28,12 @@ pub mod patience;
 pub mod profile;
 pub mod received;
 pub mod retry;
+pub mod share;
 pub mod signature;
 pub mod waitlist;
 
 pub use catalogue::{Class, Kind};
+pub use dead::DeadKind;
 pub use envelope::{Envelope, Unreadable};
 pub use identity::{DeliveryKey, Occurrence};
 pub use profile::Profile;

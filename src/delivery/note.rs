@@ -70,10 +70,10 @@ pub fn of(kind: Kind, envelope: &Envelope, expected: Option<&str>) -> String {
     cut(note)
 }
 
-/// The note about deliveries that a receiver keeps as dead letters: how many since the last note, and why the newest.
-/// Nothing of a body is in it.
+/// The note about deliveries that a receiver keeps as dead letters: how many since the last note, how many of them the
+/// receiver retries, and why the newest is one. Nothing of a body is in it.
 #[must_use]
-pub fn of_dead_letters(count: i64, newest: &str, receiver: &str) -> String {
+pub fn of_dead_letters(count: i64, refused: i64, newest: &str, receiver: &str) -> String {
     let newest: String = newest.chars().filter(|c| !disturbs(*c)).collect();
     let receiver = quoted(&shortened(receiver));
     let them = if count == 1 {
@@ -84,8 +84,13 @@ pub fn of_dead_letters(count: i64, newest: &str, receiver: &str) -> String {
             "{count} deliveries with a valid signature cannot become Events and are kept as dead letters; the newest: "
         )
     };
+    let retried = match (refused, count) {
+        (0, _) => String::new(),
+        (_, 1) => "The receiver retries it by itself. ".to_owned(),
+        (refused, _) => format!("The receiver retries {refused} of them by itself. "),
+    };
     let end = format!(
-        ". On receiver {receiver}, chekt-operator deadletters lists what its journal keeps."
+        ". {retried}On receiver {receiver}, chekt-operator deadletters lists what its journal keeps."
     );
     // The reason may be long, and the command must not be cut.
     let mut note = them + &newest;
@@ -288,22 +293,30 @@ mod tests {
     #[test]
     fn dead_letters_are_counted_and_the_command_to_list_them_is_never_cut() {
         assert_eq!(
-            of_dead_letters(1, "it has no event name", "pod-1"),
+            of_dead_letters(1, 0, "it has no event name", "pod-1"),
             "A delivery with a valid signature cannot become an Event and is kept as a dead letter: it has no event \
              name. On receiver pod-1, chekt-operator deadletters lists what its journal keeps."
         );
         assert!(
-            of_dead_letters(3, "it is not JSON", "pod-1").starts_with(
+            of_dead_letters(3, 0, "it is not JSON", "pod-1").starts_with(
                 "3 deliveries with a valid signature cannot become Events and are kept as dead letters; the newest: \
                  it is not JSON. On receiver pod-1,"
             )
+        );
+        assert!(
+            of_dead_letters(3, 2, "no", "pod-1")
+                .contains("newest: no. The receiver retries 2 of them by itself. On receiver")
+        );
+        assert!(
+            of_dead_letters(1, 1, "no", "pod-1")
+                .contains(": no. The receiver retries it by itself. On receiver")
         );
         for reason in [
             "x".repeat(5_000),
             "🚨".repeat(5_000),
             "a\u{202e}\n".repeat(900),
         ] {
-            let note = of_dead_letters(7, &reason, &"r".repeat(500));
+            let note = of_dead_letters(7, 7, &reason, &"r".repeat(500));
             assert!(note.len() <= LONGEST && note.len() > 900, "{}", note.len());
             assert!(
                 note.ends_with(", chekt-operator deadletters lists what its journal keeps."),
