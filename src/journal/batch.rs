@@ -9,18 +9,22 @@
 //! worked off four times more rarely, a cache of 16 MB and mmap made less difference than one run has from the next,
 //! or made it worse, so SQLite's defaults stay.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use rusqlite::{CachedStatement, Connection, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
-use super::dead::Replayed;
+use super::dead::{By, Cause, Replayed};
 use super::keys::{Keys, Named};
-use super::record::{self, DEAD, PENDING, PUBLISHED, REPLAY};
-use super::{Appended, Depth, Entry, JournalError, Limits, MEMORY, Options, cursor, dead};
+use super::record::{self, PUBLISHED, REPLAY};
+use super::rooms::{Held, Rooms};
+use super::{Appended, Depth, Entry, JournalError, MEMORY, Options, cursor, dead};
+use crate::delivery::again::{is_due, next_try};
+use crate::delivery::holdings::{Amount, Holdings, Measure};
 use crate::delivery::pacing::Waiting;
-use crate::delivery::{DeliveryKey, Received};
+use crate::delivery::share::Verdict;
+use crate::delivery::{Class, DeadKind, DeliveryKey, Received};
 
 /// Rows that are forgotten, or tried again, in one commit: deliveries must not wait for housekeeping.
 const SLICE: i64 = 256;
@@ -40,13 +44,13 @@ pub enum Command {
     /// It was published.
     Settle(DeliveryKey, Timestamp, Reply<()>),
     /// It is a dead letter.
-    Bury(DeliveryKey, String, Timestamp, Reply<()>),
+    Bury(DeliveryKey, Cause, Timestamp, Reply<()>),
     /// The webhook with this uid was told of its dead letters up to a number.
     Told(String, i64, Timestamp, Reply<()>),
     /// The sink has taken everything up to a number.
     Advance(i64, Reply<()>),
     /// Forget what is old.
-    Sweep(Timestamp, Reply<usize>),
+    Sweep(Timestamp, Reply<()>),
     /// A reader found the file to be damaged that was the how manieth to be opened.
     Suspect(u64, String),
     /// Commit what came before and end.
@@ -78,8 +82,8 @@ impl Command {
             | Command::Bury(.., reply)
             | Command::Told(.., reply)
             | Command::Advance(_, reply)
+            | Command::Sweep(_, reply)
             | Command::Close(reply) => drop(reply.send(Err(error))),
-            Command::Sweep(_, reply) => drop(reply.send(Err(error))),
             Command::Suspect(..) => {}
         }
     }
@@ -147,12 +151,16 @@ pub struct Tally {
     pub last: i64,
     /// The sink's cursor.
     pub cursor: i64,
-    /// Dead letters that were dropped and not yet spoken of.
-    pub dropped: usize,
-    /// Whether a row may wait to be tried again.
+    /// Whether a row may wait to be tried again because a person wants it.
     pub replays: bool,
-    /// Whether such a row waits for room.
+    /// Whether all such rows wait for room.
     pub cramped: bool,
+    /// Up to which of them it was looked for room in this round, and whether one found none.
+    pub replayed: Option<(i64, i64)>,
+    /// See above.
+    pub left: bool,
+    /// Whether it is to be looked which refused deliveries are due.
+    pub retries: bool,
     /// Whether there are too many keys, and the sink still wants what they are of.
     pub held: bool,
     /// How often a file was opened.
@@ -170,6 +178,8 @@ pub struct Work {
     pub fresh: Vec<Entry>,
     /// What is said after the commit.
     pub answers: Vec<Answer>,
+    /// The webhook, as `namespace/name`, and the kind of each dead letter that was evicted.
+    pub evicted: Vec<(String, &'static str)>,
 }
 
 /// A commit that is being made.
@@ -179,7 +189,9 @@ struct Batch<'a> {
     options: Options,
     tally: Tally,
     keys: &'a mut Keys,
+    rooms: &'a mut Rooms,
     fresh: &'a mut Vec<Entry>,
+    evicted: &'a mut Vec<(String, &'static str)>,
 }
 
 impl Tally {
@@ -191,11 +203,9 @@ impl Tally {
         connection: &Connection,
         options: Options,
         before: &Tally,
-    ) -> rusqlite::Result<Tally> {
-        let (pending, bytes) = record::count(connection, PENDING)?;
+    ) -> rusqlite::Result<(Tally, Rooms)> {
         let (keys, _) = record::count(connection, PUBLISHED)?;
-        let (dead, dead_bytes) = record::count(connection, DEAD)?;
-        let (replays, replay_bytes) = record::count(connection, REPLAY)?;
+        let (replays, _) = record::count(connection, REPLAY)?;
         let cursor = cursor::sink(connection)?;
         let last = record::highest(connection)?.max(cursor).max(before.last);
         let (sink_pending, sink_bytes) = if options.sink {
@@ -203,12 +213,9 @@ impl Tally {
         } else {
             (0, 0)
         };
-        Ok(Tally {
+        let rooms = Rooms::count(connection, options, cursor)?;
+        let mut tally = Tally {
             depth: Depth {
-                pending,
-                bytes,
-                dead: dead + replays,
-                dead_bytes: dead_bytes + replay_bytes,
                 max_records: options.limits.max_records,
                 max_bytes: options.limits.max_bytes,
                 sink_pending,
@@ -218,29 +225,40 @@ impl Tally {
             keys,
             last,
             cursor,
-            dropped: before.dropped,
             replays: replays > 0,
             cramped: false,
+            replayed: None,
+            left: false,
+            retries: true,
             held: false,
             opened: before.opened + 1,
             forget: before.forget,
-        })
+        };
+        tally.show(&rooms);
+        Ok((tally, rooms))
+    }
+
+    /// Shows others what is held.
+    fn show(&mut self, rooms: &Rooms) {
+        let pending = rooms.pending.held().total();
+        let [unreadable, refused] =
+            [DeadKind::Unreadable, DeadKind::Refused].map(|kind| rooms.dead(kind).total());
+        self.depth.pending = pending.records;
+        self.depth.bytes = pending.bytes;
+        self.depth.dead = unreadable.records + refused.records;
+        self.depth.dead_bytes = unreadable.bytes + refused.bytes;
+        self.depth.refused = refused.records;
     }
 
     /// Whether there is housekeeping that needs no command to go on.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.forget.is_some() || (self.replays && !self.cramped)
-    }
-
-    fn has_room(&self, limits: Limits, size: i64) -> bool {
-        self.depth.pending < limits.max_records
-            && self.depth.bytes.saturating_add(size) <= limits.max_bytes
+        self.forget.is_some() || (self.replays && !self.cramped) || self.retries
     }
 }
 
 /// Does what is asked for and some housekeeping in one transaction, and returns what is so afterwards. After an error
-/// nothing of it was done, `keys` are what they were, and what was not even begun is still in `work`.
+/// nothing of it was done, `keys` and `rooms` are what they were, and what was not even begun is still in `work`.
 ///
 /// # Errors
 /// What SQLite says.
@@ -249,15 +267,19 @@ pub fn commit(
     options: Options,
     tally: Tally,
     keys: &mut Keys,
+    rooms: &mut Rooms,
     work: &mut Work,
     now: Timestamp,
 ) -> rusqlite::Result<Tally> {
-    let done = transact(connection, options, tally, keys, work, now);
+    let done = transact(connection, options, tally, keys, rooms, work, now);
     if done.is_ok() {
         keys.keep();
+        rooms.keep();
     } else {
         keys.put_back();
+        rooms.put_back();
         work.fresh.clear();
+        work.evicted.clear();
     }
     done
 }
@@ -267,6 +289,7 @@ fn transact(
     options: Options,
     tally: Tally,
     keys: &mut Keys,
+    rooms: &mut Rooms,
     work: &mut Work,
     now: Timestamp,
 ) -> rusqlite::Result<Tally> {
@@ -279,13 +302,16 @@ fn transact(
         options,
         tally,
         keys,
+        rooms,
         fresh: &mut work.fresh,
+        evicted: &mut work.evicted,
     };
     while let Some(command) = work.commands.pop_front() {
         batch.perform(command, &mut work.answers)?;
     }
     batch.keep_house(now)?;
-    let tally = batch.tally;
+    let mut tally = batch.tally;
+    tally.show(batch.rooms);
     drop(batch);
     transaction.commit()?;
     Ok(tally)
@@ -304,7 +330,7 @@ impl Batch<'_> {
                 return done;
             }
             Command::Settle(key, at, reply) => (reply, self.settle(&key, at)),
-            Command::Bury(key, reason, at, reply) => (reply, self.bury(&key, &reason, at)),
+            Command::Bury(key, cause, at, reply) => (reply, self.bury(&key, &cause, at)),
             Command::Told(uid, up_to, at, reply) => {
                 (reply, dead::told(self.connection, &uid, up_to, at))
             }
@@ -322,9 +348,15 @@ impl Batch<'_> {
         if self.keys.knows(&received.key, received.occurrence.as_ref()) {
             return Ok(Ok(Appended::Known));
         }
-        let size = record::size(&received.body);
-        if !self.tally.has_room(self.options.limits, size) {
-            return Ok(Err(JournalError::Full));
+        let held = Held {
+            namespace: received.webhook.namespace.clone(),
+            uid: received.webhook.uid.clone(),
+            size: record::size(&received.body),
+        };
+        match self.judge(&held) {
+            Verdict::Admitted => {}
+            Verdict::OverShare => return Ok(Err(JournalError::OverShare)),
+            Verdict::Full => return Ok(Err(JournalError::Full)),
         }
         let seq = self.tally.last + 1;
         record::insert(&mut self.insert, seq, &received)?;
@@ -337,14 +369,19 @@ impl Batch<'_> {
             record::overtaken(self.connection, seq)?;
         }
         self.tally.last = seq;
-        self.tally.depth.pending += 1;
-        self.tally.depth.bytes += size;
+        held.add_to(self.rooms.pending.held_mut());
         if self.options.sink {
             self.tally.depth.sink_pending += 1;
-            self.tally.depth.sink_bytes += size;
+            self.tally.depth.sink_bytes += held.size;
         }
         self.fresh.push(entry(seq, received));
         Ok(Ok(Appended::New))
+    }
+
+    fn judge(&self, held: &Held) -> Verdict {
+        self.rooms
+            .pending
+            .judge(&held.namespace, &held.uid, held.size)
     }
 
     fn settle(&mut self, key: &DeliveryKey, at: Timestamp) -> rusqlite::Result<()> {
@@ -356,23 +393,28 @@ impl Batch<'_> {
         let Some(seq) = self.keys.find(key) else {
             return Ok(());
         };
-        if let Some(size) = record::settle(self.connection, seq, at, kept_beyond)? {
-            self.tally.depth.pending -= 1;
-            self.tally.depth.bytes -= size;
+        if let Some(held) = record::settle(self.connection, seq, at, kept_beyond)? {
+            held.take_from(self.rooms.pending.held_mut());
+            if seq > kept_beyond {
+                held.add_to(&mut self.rooms.kept);
+            }
+            self.rooms.retries.end(seq, true, at);
             self.tally.keys += 1;
         }
         Ok(())
     }
 
-    fn bury(&mut self, key: &DeliveryKey, reason: &str, at: Timestamp) -> rusqlite::Result<()> {
+    fn bury(&mut self, key: &DeliveryKey, cause: &Cause, at: Timestamp) -> rusqlite::Result<()> {
         let Some(seq) = self.keys.find(key) else {
             return Ok(());
         };
-        if let Some(size) = dead::bury(self.connection, seq, reason, at)? {
-            self.tally.depth.pending -= 1;
-            self.tally.depth.bytes -= size;
-            self.tally.depth.dead += 1;
-            self.tally.depth.dead_bytes += size;
+        if let Some((held, retry_at)) = dead::bury(self.connection, seq, cause, at)? {
+            held.take_from(self.rooms.pending.held_mut());
+            held.add_to(self.rooms.dead_mut(cause.kind));
+            self.rooms.retries.end(seq, false, at);
+            if let Some(retry_at) = retry_at {
+                self.rooms.retries.refused(&held.uid, retry_at);
+            }
         }
         Ok(())
     }
@@ -388,6 +430,9 @@ impl Batch<'_> {
             self.tally.depth.sink_pending -= rows;
             self.tally.depth.sink_bytes -= bytes;
         }
+        for (namespace, uid, amount) in record::kept(self.connection, self.tally.cursor, seq)? {
+            self.rooms.kept.take(&namespace, &uid, amount);
+        }
         record::strip(self.connection, self.tally.cursor, seq)?;
         cursor::set_sink(self.connection, seq)?;
         self.tally.cursor = seq;
@@ -396,102 +441,169 @@ impl Batch<'_> {
     }
 
     fn keep_house(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        self.bound_dead()?;
+        for kind in [DeadKind::Unreadable, DeadKind::Refused] {
+            self.bound_dead(kind)?;
+        }
         if self.options.sink {
             self.bound_sink()?;
         }
         if self.tally.replays && !self.tally.cramped {
             self.replay(now)?;
         }
+        if self.tally.retries {
+            self.tally.retries = false;
+            self.retry(now)?;
+        }
         self.forget()
     }
 
-    /// The oldest dead letters make room for the youngest.
-    fn bound_dead(&mut self) -> rusqlite::Result<()> {
-        let limits = self.options.limits;
-        while self.tally.depth.dead > limits.max_dead
-            || self.tally.depth.dead_bytes > limits.max_dead_bytes
-        {
-            // All that is left is to be tried again.
-            let Some((named, size)) = dead::forget_oldest(self.connection)? else {
-                break;
+    /// The oldest dead letters of the webhook that has most make room for the youngest.
+    fn bound_dead(&mut self, kind: DeadKind) -> rusqlite::Result<()> {
+        let limit = self.options.limits.dead(kind);
+        // Those of which all that is left is to be tried again.
+        let mut except = HashSet::new();
+        while let Some((_, uid)) = largest(self.rooms.dead(kind), limit, &except) {
+            let Some(evicted) = dead::evict(self.connection, kind, &uid)? else {
+                except.insert(uid);
+                continue;
             };
-            self.keys.remove(&named);
-            self.tally.depth.dead -= 1;
-            self.tally.depth.dead_bytes -= size;
-            self.tally.dropped += 1;
-            if self.options.sink && named.seq > self.tally.cursor {
-                self.tally.depth.sink_pending -= 1;
-                self.tally.depth.sink_bytes -= size;
-                self.tally.depth.sink_skipped += 1;
+            self.keys.remove(&evicted.named);
+            evicted.held.take_from(self.rooms.dead_mut(kind));
+            match kind {
+                DeadKind::Unreadable => self.tally.depth.evicted_unreadable += 1,
+                DeadKind::Refused => self.tally.depth.evicted_refused += 1,
+            }
+            let webhook = format!("{}/{}", evicted.held.namespace, evicted.name);
+            self.evicted.push((webhook, dead::word(kind)));
+            if self.options.sink && evicted.named.seq > self.tally.cursor {
+                self.missed(&evicted.held);
             }
         }
         Ok(())
     }
 
-    /// The sink must not make the journal grow, nor turn deliveries away: what it does not take in time it misses.
+    /// The sink must not make the journal grow, nor turn deliveries away: of what it does not take in time it misses the
+    /// oldest of the webhook that has most.
     fn bound_sink(&mut self) -> rusqlite::Result<()> {
-        let limits = self.options.limits;
-        loop {
-            let depth = self.tally.depth;
-            let mut rows = depth.sink_pending - limits.max_records;
-            let mut bytes = depth.sink_bytes - limits.max_bytes;
-            if rows <= 0 && bytes <= 0 {
-                return Ok(());
+        let limit = Amount {
+            records: self.options.limits.max_records,
+            bytes: self.options.limits.max_bytes,
+        };
+        let mut except = HashSet::new();
+        while let Some((_, uid)) = largest(&self.rooms.kept, limit, &except) {
+            let Some(held) = record::strip_oldest(self.connection, &uid)? else {
+                except.insert(uid);
+                continue;
+            };
+            held.take_from(&mut self.rooms.kept);
+            self.tally.held = false;
+            self.missed(&held);
+        }
+        Ok(())
+    }
+
+    /// The sink never gets this one.
+    fn missed(&mut self, held: &Held) {
+        self.tally.depth.sink_pending -= 1;
+        self.tally.depth.sink_bytes -= held.size;
+        self.tally.depth.sink_skipped += 1;
+    }
+
+    /// Takes up what a person wants to be tried again, as far as each webhook has room.
+    fn replay(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+        let after = self.tally.replayed.unwrap_or((i64::MIN, i64::MIN));
+        let marked = dead::marked(self.connection, after, SLICE)?;
+        self.tally.replayed = marked.last().map(|marked| marked.place);
+        if marked.is_empty() {
+            self.tally.replays = self.tally.left;
+            self.tally.cramped = self.tally.left;
+            self.tally.left = false;
+            return Ok(());
+        }
+        for marked in marked {
+            if self.judge(&marked.held) == Verdict::Admitted {
+                self.take_up(marked.seq, &marked.held, marked.kind, By::Person, now)?;
+            } else {
+                self.tally.left = true;
             }
-            let mut up_to = self.tally.cursor;
-            for (seq, size) in cursor::oldest(self.connection, self.tally.cursor, 512)? {
-                if rows <= 0 && bytes <= 0 {
+        }
+        Ok(())
+    }
+
+    /// Tries some of what the API server has refused again, as far as its time has come and its webhook has room.
+    fn retry(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+        let refused = self.rooms.dead(DeadKind::Refused).webhooks();
+        let wanted: Vec<(String, _)> = refused
+            .filter_map(|uid| Some((uid.to_owned(), self.rooms.retries.wanted(uid, now)?)))
+            .collect();
+        for (uid, wanted) in wanted {
+            // Where all are marked by a person, or nothing has room.
+            let mut until = next_try(1, now);
+            let mut taken = false;
+            for (seq, held, at) in dead::due(self.connection, &uid, wanted.most)? {
+                if !(wanted.early || is_due(at, now)) {
+                    until = at;
                     break;
                 }
-                (rows, bytes, up_to) = (rows - 1, bytes - size, seq);
-            }
-            if up_to == self.tally.cursor {
-                return Ok(());
-            }
-            self.advance(up_to)?;
-            self.tally.depth.sink_skipped += depth
-                .sink_pending
-                .saturating_sub(self.tally.depth.sink_pending);
-        }
-    }
-
-    /// Takes up what is to be tried again, as far as there is room.
-    fn replay(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        let marked = dead::marked(self.connection, SLICE)?;
-        self.tally.replays = !marked.is_empty();
-        for (seq, size) in marked {
-            if !self.tally.has_room(self.options.limits, size) {
-                self.tally.cramped = true;
-                break;
-            }
-            let strip = !self.options.sink || seq <= self.tally.cursor;
-            let replayed = dead::replay(self.connection, self.keys, seq, now, strip)?;
-            if replayed.is_some() {
-                self.tally.depth.dead -= 1;
-                self.tally.depth.dead_bytes -= size;
-            }
-            match replayed {
-                Some(Replayed::Pending(received)) => {
-                    self.tally.depth.pending += 1;
-                    self.tally.depth.bytes += size;
-                    tracing::info!(
-                        delivery = received.key.short(),
-                        "a dead letter is tried again"
-                    );
-                    self.fresh.push(entry(seq, *received));
+                if self.judge(&held) != Verdict::Admitted {
+                    break;
                 }
-                Some(Replayed::Copy) => {
-                    self.tally.keys += 1;
-                    tracing::info!(
-                        seq,
-                        "a dead letter is not tried again: its occurrence is known"
-                    );
+                taken = true;
+                if self.take_up(seq, &held, DeadKind::Refused, By::Time, now)? {
+                    self.rooms.retries.begin(&uid, seq);
                 }
-                None => {}
+            }
+            if !taken {
+                self.rooms.retries.wait(&uid, until);
             }
         }
         Ok(())
+    }
+
+    /// Makes a dead letter pending, unless it is a copy. Returns whether it is pending.
+    fn take_up(
+        &mut self,
+        seq: i64,
+        held: &Held,
+        kind: DeadKind,
+        by: By,
+        now: Timestamp,
+    ) -> rusqlite::Result<bool> {
+        let strip = !self.options.sink || seq <= self.tally.cursor;
+        let taken = dead::take_up(self.connection, self.keys, seq, by, now, strip)?;
+        if taken.is_some() {
+            held.take_from(self.rooms.dead_mut(kind));
+        }
+        match taken {
+            Some(Replayed::Pending(received)) => {
+                held.add_to(self.rooms.pending.held_mut());
+                let delivery = received.key.short();
+                let mut entry = entry(seq, *received);
+                // It waits from now on; and what is tried by itself comes after everything that has just arrived.
+                entry.received_at = now;
+                match by {
+                    By::Person => tracing::info!(delivery, "a dead letter is tried again"),
+                    By::Time => {
+                        entry.waiting.class = Class::Other;
+                        tracing::debug!(delivery, "a refused delivery is tried again");
+                    }
+                }
+                self.fresh.push(entry);
+                Ok(true)
+            }
+            Some(Replayed::Copy) => {
+                if !strip {
+                    held.add_to(&mut self.rooms.kept);
+                }
+                self.tally.keys += 1;
+                tracing::info!(
+                    seq,
+                    "a dead letter is not tried again: its occurrence is known"
+                );
+                Ok(false)
+            }
+            None => Ok(false),
+        }
     }
 
     /// Forgets some keys that are old, or that are too many.
@@ -521,6 +633,23 @@ impl Batch<'_> {
         self.tally.keys -= gone;
         Ok(gone)
     }
+}
+
+/// The webhook that has most of what is beyond its limit, if something is.
+fn largest(
+    holdings: &Holdings,
+    limit: Amount,
+    except: &HashSet<String>,
+) -> Option<(String, String)> {
+    let total = holdings.total();
+    let measure = if total.records > limit.records {
+        Measure::Records
+    } else if total.bytes > limit.bytes {
+        Measure::Bytes
+    } else {
+        return None;
+    };
+    holdings.most(measure, except)
 }
 
 /// Since when a published key must not be forgotten.

@@ -39,15 +39,3 @@ pub fn probe(connection: &Connection) -> rusqlite::Result<()> {
     )?;
     Ok(())
 }
-
-/// The oldest rows beyond a number whose bytes are there, as number and size.
-///
-/// # Errors
-/// What SQLite says.
-pub fn oldest(connection: &Connection, after: i64, most: i64) -> rusqlite::Result<Vec<(i64, i64)>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT seq, size FROM records WHERE seq > ?1 AND size >= 0 ORDER BY seq LIMIT ?2",
-    )?;
-    let rows = statement.query_map([after, most], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    rows.collect()
-}

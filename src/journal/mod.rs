@@ -14,9 +14,13 @@
 //!
 //! # What bounds the file, and the memory
 //!
-//! - Pending rows by [`Limits::max_records`] and [`Limits::max_bytes`]: beyond that an append is refused.
-//! - Dead letters by [`Limits::max_dead`] and [`Limits::max_dead_bytes`]: beyond that the oldest go.
-//! - What the sink has not taken by the same records and bytes as what is pending: beyond that it misses the oldest.
+//! - Pending rows by [`Limits::max_records`] and [`Limits::max_bytes`]. Beyond half of that, appends are refused to the
+//!   webhooks that are over their share ([`crate::delivery::share`]).
+//! - Unreadable dead letters by [`Limits::max_dead`] and [`Limits::max_dead_bytes`], those that the API server refused by
+//!   [`Limits::max_refused`] and [`Limits::max_refused_bytes`]: beyond that the oldest of the webhook that has most are
+//!   evicted.
+//! - Published rows that are kept for the sink, by the same records and bytes as what is pending: beyond that it misses
+//!   the oldest of the webhook that has most.
 //! - Published rows keep their keys for [`MEMORY`] and nothing else, about 150 bytes, and no more than
 //!   [`Limits::max_keys`] of them: 11 namespaces at the full pace for all of that time. A copy of one that was
 //!   forgotten earlier makes no second Event, for the Event's name is made of the key.
@@ -37,10 +41,12 @@ pub mod files;
 pub mod keys;
 pub mod record;
 pub mod rescue;
+pub mod rooms;
 pub mod schema;
 pub mod shelf;
 pub mod writer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,6 +63,7 @@ use batch::{Command, Reply, Round, Tally, Work};
 use record::PENDING;
 use writer::Writer;
 
+pub use dead::Cause;
 pub use files::OpenError;
 
 /// For how long the key of a published delivery is remembered: longer than CHeKT goes on retrying (about six
@@ -73,10 +80,14 @@ pub struct Limits {
     pub max_records: i64,
     /// Bytes of their bodies together.
     pub max_bytes: i64,
-    /// Dead letters; beyond that the oldest go.
+    /// Unreadable dead letters; beyond that the oldest of the webhook that has most are evicted.
     pub max_dead: i64,
-    /// Bytes of their bodies together; beyond that the oldest go.
+    /// Bytes of their bodies together, in the same way.
     pub max_dead_bytes: i64,
+    /// Dead letters that the API server refused, in the same way.
+    pub max_refused: i64,
+    /// Bytes of their bodies together, in the same way.
+    pub max_refused_bytes: i64,
     /// Keys of published deliveries; beyond that the oldest are forgotten before [`MEMORY`] is over.
     pub max_keys: i64,
 }
@@ -88,6 +99,8 @@ impl Default for Limits {
             max_bytes: 256 * 1024 * 1024,
             max_dead: 10_000,
             max_dead_bytes: 64 * 1024 * 1024,
+            max_refused: 10_000,
+            max_refused_bytes: 64 * 1024 * 1024,
             max_keys: 200_000,
         }
     }
@@ -128,6 +141,9 @@ pub enum JournalError {
     /// As many deliveries wait as may.
     #[error("the journal is full")]
     Full,
+    /// The journal is more than half full, and the webhook or its namespace holds more than its share of it.
+    #[error("the webhook is over its share of the journal")]
+    OverShare,
     /// The journal was closed.
     #[error("the journal is closed")]
     Closed,
@@ -147,6 +163,12 @@ pub struct Depth {
     pub dead: i64,
     /// Bytes of their bodies together.
     pub dead_bytes: i64,
+    /// Those among them that the API server refused.
+    pub refused: i64,
+    /// Unreadable dead letters that were evicted, since this process started.
+    pub evicted_unreadable: i64,
+    /// Refused ones that were.
+    pub evicted_refused: i64,
     /// The most deliveries that may wait.
     pub max_records: i64,
     /// The most bytes that they may have.
@@ -172,6 +194,8 @@ pub struct Untold {
     pub first: i64,
     /// The highest.
     pub last: i64,
+    /// How many of them the API server refused.
+    pub refused: i64,
     /// Why the last of them cannot be published.
     pub last_reason: String,
     /// When the webhook was last told of others.
@@ -228,7 +252,7 @@ pub struct Entry {
     pub waiting: Waiting,
     /// Its key.
     pub key: DeliveryKey,
-    /// When it arrived.
+    /// When it arrived, or was taken up again as a dead letter.
     pub received_at: Timestamp,
     /// When it was on disk; `None` if an earlier process wrote it, or an earlier opening of the file.
     pub durable_at: Option<Timestamp>,
@@ -295,6 +319,8 @@ impl Journal {
             tally: Tally::default(),
             work: Work::default(),
             rounds,
+            evicted: BTreeMap::new(),
+            evictions_logged: None,
             said: Vec::new(),
         };
         std::thread::Builder::new()
@@ -328,18 +354,18 @@ impl Journal {
         self.ask(|reply| Command::Settle(key, at, reply)).await
     }
 
-    /// Makes a delivery a dead letter that nobody was told of.
+    /// Makes a delivery a dead letter that its webhook was not told of. What the API server refused is fed again by
+    /// itself, with growing intervals ([`crate::delivery::again`]), and the webhook is not told of it anew.
     ///
     /// # Errors
     /// [`JournalError`].
     pub async fn bury(
         &self,
         key: DeliveryKey,
-        reason: String,
+        cause: Cause,
         at: Timestamp,
     ) -> Result<(), JournalError> {
-        self.ask(|reply| Command::Bury(key, reason, at, reply))
-            .await
+        self.ask(|reply| Command::Bury(key, cause, at, reply)).await
     }
 
     /// The dead letters that nobody was told of, by webhook, the one that waits longest first.
@@ -394,12 +420,11 @@ impl Journal {
         self.shared.appended.subscribe()
     }
 
-    /// Forgets what was published more than [`MEMORY`] before `now`, a little with each commit. Returns how many dead
-    /// letters had to go since the last sweep because there were too many.
+    /// Forgets what was published more than [`MEMORY`] before `now`, a little with each commit.
     ///
     /// # Errors
     /// [`JournalError`].
-    pub async fn sweep(&self, now: Timestamp) -> Result<usize, JournalError> {
+    pub async fn sweep(&self, now: Timestamp) -> Result<(), JournalError> {
         self.ask(|reply| Command::Sweep(now, reply)).await
     }
 

@@ -9,6 +9,8 @@ use rusqlite::{Connection, OptionalExtension, Row, Statement, params};
 
 use super::Entry;
 use super::keys::Named;
+use super::rooms::Held;
+use crate::delivery::holdings::Amount;
 use crate::delivery::pacing::Waiting;
 use crate::delivery::{Class, DeliveryKey, KeyPlace, Occurrence, Received};
 use crate::resources::keyring::WebhookIdentity;
@@ -87,7 +89,7 @@ pub fn size(body: &[u8]) -> i64 {
 }
 
 /// Marks a row as published if it is pending. Its bytes go, unless its number is beyond `cursor`: then another reader
-/// still wants them. Returns its size if it was pending.
+/// still wants them. Returns what it held if it was pending.
 ///
 /// # Errors
 /// What SQLite says.
@@ -96,15 +98,24 @@ pub fn settle(
     seq: i64,
     at: Timestamp,
     cursor: i64,
-) -> rusqlite::Result<Option<i64>> {
-    let size = connection
-        .prepare_cached("SELECT size FROM records WHERE seq = ?1 AND state = 0")?
-        .query_row([seq], |row| row.get(0))
+) -> rusqlite::Result<Option<Held>> {
+    let held = connection
+        .prepare_cached("SELECT size, namespace, uid FROM records WHERE seq = ?1 AND state = 0")?
+        .query_row([seq], held)
         .optional()?;
-    if size.is_some() {
+    if held.is_some() {
         settle_row(connection, seq, at, seq <= cursor)?;
     }
-    Ok(size)
+    Ok(held)
+}
+
+/// What a row holds, from the columns `size, namespace, uid`, the first of it.
+pub(super) fn held(row: &Row<'_>) -> rusqlite::Result<Held> {
+    Ok(Held {
+        size: row.get(0)?,
+        namespace: row.get(1)?,
+        uid: row.get(2)?,
+    })
 }
 
 /// Marks the row with this number as published, with or without its bytes.
@@ -119,9 +130,11 @@ pub fn settle_row(
 ) -> rusqlite::Result<()> {
     let sql = if strip {
         "UPDATE records SET state = ?2, settled_at = ?3, size = -1, namespace = '', name = '', uid = '', key_id = '', \
-         webhook_id = NULL, labels = '{}', reason = NULL, told_at = NULL, body = x'' WHERE seq = ?1"
+         webhook_id = NULL, labels = '{}', reason = NULL, told_at = NULL, refusals = 0, retry_at = NULL, body = x'' \
+         WHERE seq = ?1"
     } else {
-        "UPDATE records SET state = ?2, settled_at = ?3, reason = NULL, told_at = NULL WHERE seq = ?1"
+        "UPDATE records SET state = ?2, settled_at = ?3, reason = NULL, told_at = NULL, refusals = 0, retry_at = NULL \
+         WHERE seq = ?1"
     };
     connection
         .prepare_cached(sql)?
@@ -141,6 +154,48 @@ pub fn strip(connection: &Connection, after: i64, up_to: i64) -> rusqlite::Resul
         )?
         .execute(params![after, up_to, PUBLISHED])?;
     Ok(())
+}
+
+/// What published rows whose number is in `(after, up_to]` hold, by webhook.
+///
+/// # Errors
+/// What SQLite says.
+pub fn kept(
+    connection: &Connection,
+    after: i64,
+    up_to: i64,
+) -> rusqlite::Result<Vec<(String, String, Amount)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT namespace, uid, count(*), sum(size) FROM records \
+         WHERE seq > ?1 AND seq <= ?2 AND state = 1 AND size >= 0 GROUP BY namespace, uid",
+    )?;
+    let rows = statement.query_map([after, up_to], |row| {
+        let amount = Amount {
+            records: row.get(2)?,
+            bytes: row.get(3)?,
+        };
+        Ok((row.get(0)?, row.get(1)?, amount))
+    })?;
+    rows.collect()
+}
+
+/// The statement of [`strip_oldest`] that finds the row.
+pub const OLDEST_KEPT: &str = "\
+SELECT size, namespace, uid, seq FROM records WHERE state = 1 AND size >= 0 AND uid = ?1 ORDER BY seq LIMIT 1";
+
+/// Takes the bytes of a webhook's oldest published row that has them. Returns what it held, if there was one.
+///
+/// # Errors
+/// What SQLite says.
+pub fn strip_oldest(connection: &Connection, uid: &str) -> rusqlite::Result<Option<Held>> {
+    let found: Option<(Held, i64)> = connection
+        .prepare_cached(OLDEST_KEPT)?
+        .query_row([uid], |row| Ok((held(row)?, row.get(3)?)))
+        .optional()?;
+    if let Some((_, seq)) = &found {
+        strip(connection, seq - 1, *seq)?;
+    }
+    Ok(found.map(|(held, _)| held))
 }
 
 /// The statement of [`forget_published`]. SQLite takes the index `settled` only where its condition, `state <> 0`, is

@@ -84,6 +84,10 @@ const REASON: usize = 13;
 const SIZE: usize = 14;
 const BODY: usize = 15;
 const TOLD: usize = 17;
+const REFUSALS: usize = 18;
+const RETRY: usize = 19;
+/// How many columns a row has.
+const COLUMNS: usize = 20;
 
 /// Fills a fresh journal from the damaged one in a directory whose lock is held, and puts it in its place.
 ///
@@ -288,11 +292,19 @@ fn carry(
     now: Timestamp,
     carried: &mut Carried,
 ) -> rusqlite::Result<()> {
-    let columns = match source.prepare("SELECT place, told_at FROM records") {
-        Ok(_) => format!("{HEAD}, body, place, told_at"),
-        // The first version has neither.
-        Err(_) => format!("{HEAD}, body, 0, NULL"),
+    let has = |columns: &str| {
+        let sql = format!("SELECT {columns} FROM records");
+        source.prepare(&sql).is_ok()
     };
+    // Earlier versions have not all columns.
+    let later = if has("place, told_at, refusals, retry_at") {
+        "place, told_at, refusals, retry_at"
+    } else if has("place, told_at") {
+        "place, told_at, 0, NULL"
+    } else {
+        "0, NULL, 0, NULL"
+    };
+    let columns = format!("{HEAD}, body, {later}");
     let mut keep = |raw: Raw| -> rusqlite::Result<()> {
         let inserted = insert(fresh, raw, now, carried)?;
         carried.saved += u64::from(inserted);
@@ -341,7 +353,7 @@ fn walk(
                     last = seq;
                 }
                 // What is no row of ours is looked at again by its number, and counted there.
-                let Some(raw) = raw(row, BODY + 3) else {
+                let Some(raw) = raw(row, COLUMNS) else {
                     return Ok(Some(if up { last - 1 } else { last + 1 }));
                 };
                 keep(raw)?;
@@ -401,7 +413,7 @@ fn by_number(source: &Connection, columns: &str, seq: i64) -> Looked {
             .prepare_cached(&format!("SELECT {columns} FROM records WHERE seq = ?1"))?
             .query_row([seq], |row| Ok(raw(row, count)))
     };
-    match look(columns, BODY + 3) {
+    match look(columns, COLUMNS) {
         Ok(Some(raw)) => Looked::Row(raw),
         Err(rusqlite::Error::QueryReturnedNoRows) => Looked::Nothing,
         Ok(None) | Err(_) => match look(HEAD, BODY) {
@@ -435,8 +447,13 @@ fn raw(row: &Row<'_>, columns: usize) -> Option<Raw> {
 }
 
 fn without_body(mut raw: Raw) -> Raw {
-    raw.values
-        .extend([Value::Blob(Vec::new()), Value::Integer(0), Value::Null]);
+    raw.values.extend([
+        Value::Blob(Vec::new()),
+        Value::Integer(0),
+        Value::Null,
+        Value::Integer(0),
+        Value::Null,
+    ]);
     raw
 }
 
@@ -450,6 +467,13 @@ fn insert(
     if !is_time(&raw.values[RECEIVED]) {
         raw.values[RECEIVED] = Value::Integer(now.as_microsecond());
     }
+    // A time that is none would make it unreadable for ever.
+    if !matches!(raw.values[RETRY], Value::Null) && !is_time(&raw.values[RETRY]) {
+        raw.values[RETRY] = Value::Integer(now.as_microsecond());
+    }
+    if !matches!(raw.values[REFUSALS], Value::Integer(count) if u32::try_from(count).is_ok()) {
+        raw.values[REFUSALS] = Value::Integer(0);
+    }
     if raw.state == PUBLISHED {
         if matches!(&raw.values[BODY], Value::Blob(body) if body.is_empty()) {
             raw.values[SIZE] = Value::Integer(STRIPPED);
@@ -460,6 +484,8 @@ fn insert(
         raw.values[SETTLED] = Value::Integer(now.as_microsecond());
         raw.values[REASON] = Value::Text("its bytes were damaged on the disk".to_owned());
         raw.values[TOLD] = Value::Null;
+        raw.values[REFUSALS] = Value::Integer(0);
+        raw.values[RETRY] = Value::Null;
         if let Value::Blob(body) = &raw.values[BODY] {
             raw.values[SIZE] = Value::Integer(super::record::size(body));
         }
@@ -470,8 +496,8 @@ fn insert(
     }
     let inserted = fresh
         .prepare_cached(&format!(
-            "INSERT OR IGNORE INTO records ({HEAD}, body, place, told_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
+            "INSERT OR IGNORE INTO records ({HEAD}, body, place, told_at, refusals, retry_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
         ))?
         .execute(params_from_iter(&raw.values))?;
     if let Some(named) = named.filter(|_| inserted > 0) {

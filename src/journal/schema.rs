@@ -7,7 +7,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The schema that this program writes, kept in SQLite's `user_version`.
-pub const VERSION: i64 = 2;
+pub const VERSION: i64 = 3;
 /// SQLite's `application_id`: tells our file from another program's.
 const APPLICATION: i64 = 0x0c4e_4b74;
 
@@ -69,6 +69,22 @@ UPDATE records SET told_at = settled_at WHERE state = 2 AND reason LIKE 'it %';
 UPDATE records SET size = -1 WHERE state = 1;
 ";
 
+/// What the third version adds: how often the API server refused a delivery, and when it is tried again. A dead letter
+/// with such a time was refused, one without it is unreadable. The indexes find the oldest of a webhook, which is what
+/// is evicted, and what is due.
+///
+/// Dead letters of before that are not unreadable, by their reasons, are due at once.
+const V3: &str = "
+ALTER TABLE records ADD COLUMN refusals INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE records ADD COLUMN retry_at INTEGER;
+UPDATE records SET refusals = 1, retry_at = coalesce(settled_at, 0)
+    WHERE state IN (2, 3) AND reason NOT LIKE 'it %' AND reason NOT LIKE 'its %';
+CREATE INDEX unreadable ON records (uid, seq) WHERE state = 2 AND retry_at IS NULL;
+CREATE INDEX refused ON records (uid, seq) WHERE state = 2 AND retry_at IS NOT NULL;
+CREATE INDEX due ON records (uid, retry_at) WHERE state = 2 AND retry_at IS NOT NULL;
+CREATE INDEX kept ON records (uid, seq) WHERE state = 1 AND size >= 0;
+";
+
 /// What is in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -110,7 +126,7 @@ pub fn look(connection: &Connection) -> rusqlite::Result<Found> {
 pub fn bring_up(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    for (version, change) in [(1, V1), (2, V2)] {
+    for (version, change) in [(1, V1), (2, V2), (3, V3)] {
         if found < version {
             transaction.execute_batch(change)?;
         }
@@ -133,6 +149,13 @@ pub(super) mod tests {
             .pragma_update(None, "application_id", APPLICATION)
             .unwrap();
         connection.pragma_update(None, "user_version", 1).unwrap();
+    }
+
+    /// A file as the second version made it.
+    pub fn second_version(connection: &Connection) {
+        first_version(connection);
+        connection.execute_batch(V2).unwrap();
+        connection.pragma_update(None, "user_version", 2).unwrap();
     }
 
     #[test]

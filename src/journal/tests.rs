@@ -7,7 +7,7 @@ mod model;
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::delivery::{Class, KeyPlace, Occurrence};
+use crate::delivery::{Class, DeadKind, KeyPlace, Occurrence};
 use crate::resources::keyring::WebhookIdentity;
 
 fn at(second: i64) -> Timestamp {
@@ -30,6 +30,22 @@ fn received(body: &str) -> Received {
         labels: BTreeMap::from([("team".into(), "blue".into())]),
         webhook_id: Some("webhook_1".into()),
         body: body.as_bytes().to_vec(),
+    }
+}
+
+/// The cause of a delivery that cannot be read.
+fn unreadable(reason: impl Into<String>) -> Cause {
+    Cause {
+        kind: DeadKind::Unreadable,
+        reason: reason.into(),
+    }
+}
+
+/// The cause of a delivery that the API server does not accept.
+fn refused(reason: impl Into<String>) -> Cause {
+    Cause {
+        kind: DeadKind::Refused,
+        reason: reason.into(),
     }
 }
 
@@ -114,7 +130,7 @@ async fn a_copy_is_known_in_every_state_and_after_a_restart() {
         .await
         .unwrap();
     journal
-        .bury(received("dead").key, "no reason".into(), at(5))
+        .bury(received("dead").key, unreadable("no reason"), at(5))
         .await
         .unwrap();
     let depth = Depth {
@@ -230,9 +246,9 @@ async fn a_key_is_remembered_for_half_an_hour_after_publishing_and_then_forgotte
         .settle(received("one").key, at(1_000))
         .await
         .unwrap();
-    assert_eq!(journal.sweep(at(1_000 + 1_800)).await, Ok(0));
+    assert_eq!(journal.sweep(at(1_000 + 1_800)).await, Ok(()));
     assert_eq!(journal.append(received("one")).await, Ok(Appended::Known));
-    assert_eq!(journal.sweep(at(1_000 + 1_801)).await, Ok(0));
+    assert_eq!(journal.sweep(at(1_000 + 1_801)).await, Ok(()));
     assert_eq!(journal.append(received("one")).await, Ok(Appended::New));
 }
 
@@ -240,8 +256,8 @@ async fn a_key_is_remembered_for_half_an_hour_after_publishing_and_then_forgotte
 async fn a_full_journal_refuses_what_is_new_and_still_knows_what_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let limits = Limits {
-        max_records: 2,
-        max_bytes: 10,
+        max_records: 4,
+        max_bytes: 20,
         max_dead: 1,
         ..Limits::default()
     };
@@ -250,13 +266,13 @@ async fn a_full_journal_refuses_what_is_new_and_still_knows_what_is_there() {
         sink: false,
     };
     let (journal, _feed) = open_with(&dir, options).await;
+    let over_share = Err(JournalError::OverShare);
     assert_eq!(journal.append(received("1234567")).await, Ok(Appended::New));
-    assert_eq!(
-        journal.append(received("bytes")).await,
-        Err(JournalError::Full)
-    );
+    assert_eq!(journal.append(received("bytes")).await, over_share);
+    let huge = received(&"x".repeat(20));
+    assert_eq!(journal.append(huge).await, Err(JournalError::Full));
     assert_eq!(journal.append(received("2")).await, Ok(Appended::New));
-    assert_eq!(journal.append(received("3")).await, Err(JournalError::Full));
+    assert_eq!(journal.append(received("3")).await, over_share);
     assert_eq!(journal.append(received("2")).await, Ok(Appended::Known));
     journal
         .settle(received("1234567").key, at(1))
@@ -266,11 +282,13 @@ async fn a_full_journal_refuses_what_is_new_and_still_knows_what_is_there() {
     // Dead letters are bounded apart: the oldest goes.
     for (body, second) in [("2", 1), ("3", 2)] {
         let key = received(body).key;
-        journal.bury(key, "x".into(), at(second)).await.unwrap();
+        journal
+            .bury(key, unreadable("x"), at(second))
+            .await
+            .unwrap();
     }
     assert_eq!(journal.depth().dead, 1);
-    assert_eq!(journal.sweep(at(3)).await, Ok(1));
-    assert_eq!(journal.sweep(at(3)).await, Ok(0));
+    assert_eq!(journal.depth().evicted_unreadable, 1);
     assert_eq!(journal.append(received("3")).await, Ok(Appended::Known));
     assert_eq!(journal.append(received("2")).await, Ok(Appended::New));
 }
@@ -407,7 +425,7 @@ async fn with_dead_letters(journal: &Journal, bodies: &[&str]) {
         assert_eq!(journal.append(delivery).await, Ok(Appended::New));
         let second = i64::try_from(i).unwrap();
         journal
-            .bury(key, format!("reason {body}"), at(second))
+            .bury(key, unreadable(format!("reason {body}")), at(second))
             .await
             .unwrap();
     }
@@ -426,6 +444,7 @@ async fn each_webhook_is_told_once_of_its_dead_letters() {
         count: 2,
         first: 1,
         last: 3,
+        refused: 0,
         last_reason: "reason c".into(),
         last_told_at: None,
     };
@@ -460,9 +479,10 @@ async fn the_oldest_dead_letters_go_when_their_bytes_are_too_many() {
     with_dead_letters(&journal, &["aa", "bb", "c", "dd"]).await;
     let depth = journal.depth();
     assert_eq!((depth.dead, depth.dead_bytes), (3, 5));
-    assert_eq!(journal.sweep(at(9)).await, Ok(1));
-    assert_eq!(journal.append(received("aa")).await, Ok(Appended::New));
-    assert_eq!(journal.append(received("bb")).await, Ok(Appended::Known));
+    assert_eq!(depth.evicted_unreadable, 1);
+    // Of the webhook that has most: "bb" and "dd" are another's than "aa" and "c".
+    assert_eq!(journal.append(received("bb")).await, Ok(Appended::New));
+    assert_eq!(journal.append(received("aa")).await, Ok(Appended::Known));
 }
 
 #[tokio::test]
@@ -482,7 +502,7 @@ async fn the_sink_reads_everything_once_whatever_became_of_it() {
     let key = received("published").key;
     journal.settle(key, at(5)).await.unwrap();
     let key = received("dead").key;
-    journal.bury(key, "x".into(), at(5)).await.unwrap();
+    journal.bury(key, unreadable("x"), at(5)).await.unwrap();
     assert_eq!(journal.sink_cursor().await, Ok(0));
     let bodies = |rows: Vec<(i64, Received)>| -> Vec<(i64, String)> {
         let text = |body| String::from_utf8(body).unwrap();
@@ -537,14 +557,170 @@ async fn a_sink_that_is_too_slow_misses_the_oldest_and_holds_up_nothing() {
     }
     let depth = journal.depth();
     assert_eq!((depth.sink_pending, depth.sink_skipped), (3, 7));
-    assert_eq!(journal.sink_cursor().await, Ok(7));
-    let left = journal.for_sink(7, 10).await.unwrap();
-    assert_eq!(left.len(), 3);
+    let left = journal.for_sink(0, 10).await.unwrap();
+    assert_eq!(left.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [8, 9, 10]);
     // Keys are remembered all the same, and what the sink wants is not forgotten.
     assert_eq!(journal.append(received("0")).await, Ok(Appended::Known));
     journal.sweep(at(10_000)).await.unwrap();
     assert_eq!(journal.append(received("0")).await, Ok(Appended::New));
     assert_eq!(journal.append(received("9")).await, Ok(Appended::Known));
+    journal.close().await;
+    let (journal, _feed) = open_with(&dir, options).await;
+    assert_eq!(journal.depth().sink_pending, 4);
+    journal.advance_sink(9).await.unwrap();
+    assert_eq!(journal.depth().sink_pending, 2);
+}
+
+/// The same delivery to a webhook of its own namespace.
+fn of(namespace: &str, body: &str) -> Received {
+    Received {
+        key: DeliveryKey::of(namespace, body.as_bytes()),
+        webhook: WebhookIdentity {
+            namespace: namespace.to_owned(),
+            name: "alarms".to_owned(),
+            uid: namespace.to_owned(),
+        },
+        ..received(body)
+    }
+}
+
+#[tokio::test]
+async fn a_flood_makes_the_sink_miss_nothing_of_another_webhook() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        limits: Limits {
+            max_records: 10,
+            ..Limits::default()
+        },
+        sink: true,
+    };
+    let (journal, _feed) = open_with(&dir, options).await;
+    let mut all = vec![of("quiet", "first")];
+    all.extend((0..50).map(|i| of("loud", &format!("{i}"))));
+    for delivery in all {
+        let key = delivery.key;
+        assert_eq!(journal.append(delivery).await, Ok(Appended::New));
+        journal.settle(key, at(1)).await.unwrap();
+    }
+    let left = journal.for_sink(0, 100).await.unwrap();
+    assert_eq!((left.len(), &left[0].1), (10, &of("quiet", "first")));
+    assert_eq!(journal.depth().sink_skipped, 41);
+}
+
+#[tokio::test]
+async fn one_flood_takes_no_room_from_another_webhook_before_and_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        limits: Limits {
+            max_records: 1_000,
+            ..Limits::default()
+        },
+        sink: false,
+    };
+    let (journal, _feed) = open_with(&dir, options).await;
+    let flood = (0..600).map(|i| journal.append(of("loud", &format!("{i}"))));
+    let answers = futures::future::join_all(flood).await;
+    let admitted = answers.iter().filter(|a| **a == Ok(Appended::New)).count();
+    assert_eq!(admitted, 500);
+    for name in ["a", "b"] {
+        for i in 0..30 {
+            let delivery = of(name, &format!("{i}"));
+            assert_eq!(journal.append(delivery).await, Ok(Appended::New), "{name}");
+        }
+    }
+    journal.close().await;
+    let (journal, _feed) = open_with(&dir, options).await;
+    let refused = journal.append(of("loud", "more")).await;
+    assert_eq!(refused, Err(JournalError::OverShare));
+    for i in 0..20 {
+        let delivery = of("c", &format!("{i}"));
+        assert_eq!(journal.append(delivery).await, Ok(Appended::New));
+    }
+    // What is published makes room again.
+    for i in 0..200 {
+        let key = of("loud", &format!("{i}")).key;
+        journal.settle(key, at(1)).await.unwrap();
+    }
+    assert_eq!(journal.append(of("loud", "more")).await, Ok(Appended::New));
+}
+
+#[tokio::test]
+async fn dead_letters_of_another_webhook_or_of_another_kind_are_not_evicted() {
+    let dir = tempfile::tempdir().unwrap();
+    // What was refused long ago would be tried again.
+    let began = Timestamp::now().as_second();
+    for (what, limits) in [
+        (
+            "by number",
+            Limits {
+                max_dead: 20,
+                max_refused: 5,
+                ..Limits::default()
+            },
+        ),
+        (
+            "by bytes",
+            Limits {
+                max_dead_bytes: 20 * 300,
+                max_refused_bytes: 5 * 300,
+                ..Limits::default()
+            },
+        ),
+    ] {
+        let dir = tempfile::tempdir_in(dir.path()).unwrap();
+        let options = Options {
+            limits,
+            sink: false,
+        };
+        let (journal, _feed) = open_with(&dir, options).await;
+        let buried = async |namespace: &str, which: usize, cause: Cause| {
+            let delivery = of(namespace, &format!("{which:0>300}"));
+            let key = delivery.key;
+            assert_eq!(journal.append(delivery).await, Ok(Appended::New));
+            let second = began + i64::try_from(which).unwrap();
+            journal.bury(key, cause, at(second)).await.unwrap();
+        };
+        buried("victim", 0, unreadable("x")).await;
+        buried("victim", 1, refused("a policy")).await;
+        for junk in 0..100 {
+            buried("loud", junk + 2, unreadable("junk")).await;
+        }
+        for other in 0..10 {
+            buried("forbidden", other + 200, refused("a policy")).await;
+        }
+        let letters = dead::list(&visit(&dir), 0, 1_000, false).unwrap();
+        let count = |namespace: &str, kind| {
+            let fits = |l: &&dead::DeadLetter| l.webhook.namespace == namespace && l.kind == kind;
+            letters.iter().filter(fits).count()
+        };
+        let counts = [
+            ("victim", DeadKind::Unreadable, 1),
+            ("victim", DeadKind::Refused, 1),
+            ("loud", DeadKind::Unreadable, 19),
+            ("forbidden", DeadKind::Refused, 4),
+        ];
+        for (namespace, kind, expected) in counts {
+            assert_eq!(
+                count(namespace, kind),
+                expected,
+                "{namespace} {kind:?} {what}"
+            );
+        }
+        let youngest = letters.iter().rfind(|l| l.webhook.namespace == "loud");
+        assert_eq!(
+            youngest.unwrap().buried_at,
+            at(began + 101),
+            "the oldest go"
+        );
+        let depth = journal.depth();
+        assert_eq!((depth.evicted_unreadable, depth.evicted_refused), (81, 6));
+        assert_eq!((depth.dead, depth.refused), (25, 5));
+    }
+}
+
+/// A look at the journal from beside.
+fn visit(dir: &tempfile::TempDir) -> Connection {
+    files::visit(&dir.path().join("journal"), false).unwrap()
 }
 
 #[tokio::test]
@@ -567,6 +743,139 @@ async fn a_number_is_not_given_out_again_when_its_row_is_forgotten() {
     let entry = feed.recv().await.unwrap();
     assert_eq!(entry.waiting.seq, 3, "the sink would not see it");
     assert!(entry.durable_at.is_some());
+}
+
+#[tokio::test]
+async fn a_file_of_the_second_version_opens_with_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    std::fs::create_dir(&path).unwrap();
+    let old = Connection::open(path.join("journal.sqlite")).unwrap();
+    schema::tests::second_version(&old);
+    let mut expected = Vec::new();
+    for (seq, (body, state, reason, told_at)) in [
+        ("pending", 0, None, None),
+        ("unreadable", 2, Some("it has no event name"), Some(5)),
+        (
+            "damaged",
+            2,
+            Some("its bytes were damaged on the disk"),
+            None,
+        ),
+        (
+            "refused",
+            2,
+            Some("the API server does not take the Event"),
+            Some(6),
+        ),
+        ("marked", 3, Some("the namespace is gone"), None),
+        ("published", 1, None, None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let delivery = received(body);
+        old.execute(
+            r#"INSERT INTO records (seq, key, state, class, namespace, name, uid, key_id, received_at, settled_at,
+             webhook_id, labels, reason, size, body, place, told_at) VALUES (?8, ?1, ?2, 0, 'security', 'alarms', 'u-1',
+             'k-1', ?3, 4, 'webhook_1', '{"team":"blue"}', ?5, ?6, ?7, 1, ?4)"#,
+            rusqlite::params![
+                delivery.key.as_bytes(),
+                state,
+                delivery.received_at.as_microsecond(),
+                told_at,
+                reason,
+                if state == 1 { -1 } else { record::size(body.as_bytes()) },
+                body.as_bytes(),
+                i64::try_from(seq).unwrap() + 1,
+            ],
+        )
+        .unwrap();
+        expected.push(delivery);
+    }
+    old.execute("INSERT INTO cursors (name, seq) VALUES ('sink', 3)", [])
+        .unwrap();
+    drop(old);
+    drop(files::open(&path, None, at(1)).unwrap());
+    let letters = dead::list(&visit(&dir), 0, 10, true).unwrap();
+    let shown: Vec<_> = letters
+        .iter()
+        .map(|l| (l.seq, l.kind, l.refusals, l.retry_at.is_some(), l.replay))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            (2, DeadKind::Unreadable, 0, false, false),
+            (3, DeadKind::Unreadable, 0, false, false),
+            (4, DeadKind::Refused, 1, true, false),
+            (5, DeadKind::Refused, 1, true, true),
+        ]
+    );
+
+    let (journal, mut feed) = open(&dir).await;
+    assert_eq!(journal.sink_cursor().await, Ok(3));
+    // Pending, refused and marked.
+    for _ in 0..3 {
+        let seq = feed.recv().await.unwrap().waiting.seq;
+        let loaded = journal.load(seq).await.unwrap();
+        let as_before = expected[usize::try_from(seq).unwrap() - 1].clone();
+        // What is tried again is read again.
+        let tried_again = seq > 1;
+        let as_before = if tried_again {
+            as_before.read_again()
+        } else {
+            as_before
+        };
+        assert_eq!(loaded, Some(as_before));
+    }
+    assert_eq!((journal.depth().pending, journal.depth().dead), (3, 2));
+    for delivery in expected {
+        assert_eq!(journal.append(delivery).await, Ok(Appended::Known));
+    }
+}
+
+#[tokio::test]
+async fn a_refused_delivery_is_fed_again_when_its_time_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, mut feed) = open(&dir).await;
+    let alarm = received(ALARM).read_again();
+    journal.append(alarm.clone()).await.unwrap();
+    assert_eq!(feed.recv().await.unwrap().waiting.class, Class::Alarm);
+    // As if it had been refused an hour ago; its webhook was told.
+    let hour = Timestamp::now().as_second() - 3_600;
+    let cause = refused("a policy");
+    journal
+        .bury(alarm.key, cause.clone(), at(hour))
+        .await
+        .unwrap();
+    journal.told("u-1".into(), 1, at(hour)).await.unwrap();
+    let again = tokio::time::timeout(Duration::from_secs(20), feed.recv());
+    let again = again.await.unwrap().unwrap();
+    // After all that has just arrived, and as if it had, too: it has waited long enough without being late.
+    assert_eq!((again.key, again.waiting.class), (alarm.key, Class::Other));
+    assert!(again.received_at.as_second() >= hour + 3_600);
+    assert_eq!(journal.load(1).await, Ok(Some(alarm.clone())));
+    assert_eq!((journal.depth().pending, journal.depth().dead), (1, 0));
+
+    // Refused again, it waits longer, across a restart, and nobody is told anew.
+    let now = Timestamp::now();
+    journal.bury(alarm.key, cause, now).await.unwrap();
+    assert_eq!(journal.untold().await, Ok(vec![]));
+    journal.close().await;
+    let letter = dead::list(&visit(&dir), 0, 10, false).unwrap().remove(0);
+    assert_eq!((letter.refusals, letter.kind), (2, DeadKind::Refused));
+    let wait = letter.retry_at.unwrap().duration_since(now).as_secs();
+    assert!((119..=120).contains(&wait), "{wait}");
+    let (journal, mut feed) = open(&dir).await;
+    assert!(feed.try_recv().is_err());
+    assert_eq!((journal.depth().dead, journal.depth().refused), (1, 1));
+
+    // A person need not wait, and what is published is no dead letter any more.
+    assert_eq!(replay(&dir), 1);
+    assert_eq!(feed.recv().await.unwrap().waiting.class, Class::Alarm);
+    journal.settle(alarm.key, now).await.unwrap();
+    assert_eq!((journal.depth().pending, journal.depth().dead), (0, 0));
+    assert_eq!(journal.append(alarm).await, Ok(Appended::Known));
 }
 
 #[tokio::test]
@@ -617,9 +926,14 @@ async fn a_file_of_the_first_version_opens_with_its_rows() {
         ..received("pending")
     };
     assert_eq!(loaded, as_before);
+    // What the API server refused is tried again.
+    let entry = feed.recv().await.unwrap();
+    assert_eq!(entry.key, received("refused").key);
     assert!(feed.try_recv().is_err());
     let depth = journal.depth();
-    assert_eq!((depth.pending, depth.bytes, depth.dead), (1, 7, 2));
+    assert_eq!((depth.pending, depth.bytes, depth.dead), (2, 14, 1));
+    let cause = refused("still");
+    journal.bury(entry.key, cause, at(9)).await.unwrap();
     for (body, ..) in state_and_reason {
         assert_eq!(journal.append(received(body)).await, Ok(Appended::Known));
     }
@@ -654,7 +968,7 @@ async fn a_dead_letter_that_is_to_be_tried_again_is_pending_within_a_moment() {
     alarm.class = Class::Other;
     journal.append(alarm.clone()).await.unwrap();
     journal
-        .bury(alarm.key, "it has no event name".into(), at(1))
+        .bury(alarm.key, unreadable("it has no event name"), at(1))
         .await
         .unwrap();
     journal.told("u-1".into(), 1, at(2)).await.unwrap();
@@ -670,7 +984,7 @@ async fn a_dead_letter_that_is_to_be_tried_again_is_pending_within_a_moment() {
     assert_eq!((depth.pending, depth.dead, depth.dead_bytes), (1, 0, 0));
     // Dead again, it is told again.
     journal
-        .bury(alarm.key, "another reason".into(), at(3))
+        .bury(alarm.key, unreadable("another reason"), at(3))
         .await
         .unwrap();
     let untold = journal.untold().await.unwrap();
@@ -694,7 +1008,7 @@ async fn a_replay_of_an_occurrence_that_is_known_makes_no_second_one() {
         // Unreadable then, so its occurrence was not known.
         journal.append(received(&body)).await.unwrap();
         journal
-            .bury(received(&body).key, "x".into(), at(1))
+            .bury(received(&body).key, unreadable("x"), at(1))
             .await
             .unwrap();
         feed.recv().await.unwrap();
@@ -721,7 +1035,7 @@ async fn a_replay_waits_for_room() {
     for body in ["a", "b"] {
         journal.append(received(body)).await.unwrap();
         journal
-            .bury(received(body).key, "x".into(), at(1))
+            .bury(received(body).key, unreadable("x"), at(1))
             .await
             .unwrap();
         feed.recv().await.unwrap();

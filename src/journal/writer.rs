@@ -11,6 +11,7 @@
 //! A process that cannot use its disk goes on running: it answers 503 and says why, which helps more than being
 //! started again and again.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +26,9 @@ use tokio::sync::mpsc;
 use super::batch::{self, Command, Reply, Round, TOGETHER, Tally, Work, remembered_since};
 use super::files::{self, Files, Identity, OpenError, is_damage};
 use super::keys::Keys;
+use super::rooms::Rooms;
 use super::{Entry, JournalError, Options, Reader, Shared, State, cursor, record, rescue};
+use crate::delivery::DeadKind;
 
 /// How long a note that nobody waits for may wait for others, so that many of them are one commit.
 const GATHER: Duration = Duration::from_millis(5);
@@ -39,6 +42,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long commits may fail before the files are opened anew.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The least time between two logs of evictions.
+const BETWEEN_EVICTION_LOGS: Duration = Duration::from_secs(30);
 /// Bytes of the write-ahead log from which readers are held up to work it off. It is worked off every 4 MB anyway,
 /// but begins anew only when nobody reads in it.
 const LONGEST_LOG: u64 = 64 * 1024 * 1024;
@@ -58,12 +63,17 @@ pub(super) struct Writer {
     pub rounds: mpsc::UnboundedSender<Round>,
     /// Why deliveries were refused since the journal was last open. Each reason is logged once.
     pub said: Vec<String>,
+    /// How many dead letters were evicted since that was last logged, by webhook as `namespace/name` and by kind.
+    pub evicted: BTreeMap<(String, &'static str), u64>,
+    /// When it was last logged.
+    pub evictions_logged: Option<Instant>,
 }
 
 /// An open file.
 struct Open {
     connection: Connection,
     keys: Keys,
+    rooms: Rooms,
     /// Changes when another process writes.
     version: i64,
     looked: Instant,
@@ -71,7 +81,7 @@ struct Open {
     identity: [Option<Identity>; 2],
     /// Since when commits fail.
     failing: Option<Instant>,
-    sweeps: Vec<Reply<usize>>,
+    sweeps: Vec<Reply<()>>,
 }
 
 /// Why the loop over an open file has ended.
@@ -108,8 +118,9 @@ impl Writer {
                     // Readers see either the file or why there is none.
                     self.shared.close();
                     for reply in open.sweeps {
-                        let _ = reply.send(Ok(0));
+                        let _ = reply.send(Ok(()));
                     }
+                    self.log_evictions();
                     // Whoever lets go of it without closing it waits for nothing, and may have taken the directory along,
                     // as a test does.
                     let abandoned = matches!(&left, Left::Ended(closing) if closing.is_empty());
@@ -182,7 +193,8 @@ impl Writer {
         // Before anybody hears that it is open: from then on it may be deleted.
         let identity = files::identity(&self.dir).map_err(OpenError::directory(&self.dir))?;
         let database = OpenError::database(&self.dir);
-        self.tally = Tally::count(&writer, self.options, &self.tally).map_err(database)?;
+        let (tally, rooms) = Tally::count(&writer, self.options, &self.tally).map_err(database)?;
+        self.tally = tally;
         let keys = Keys::read(&writer).map_err(database)?;
         let version = data_version(&writer).map_err(database)?;
         record::pending(&writer, |entry| {
@@ -199,6 +211,7 @@ impl Writer {
         Ok(Open {
             connection: writer,
             keys,
+            rooms,
             version,
             looked: Instant::now(),
             identity,
@@ -272,9 +285,8 @@ impl Writer {
                 return left;
             }
             if self.tally.forget.is_none() && !open.sweeps.is_empty() {
-                let dropped = std::mem::take(&mut self.tally.dropped);
-                for (i, reply) in open.sweeps.drain(..).enumerate() {
-                    let _ = reply.send(Ok(if i == 0 { dropped } else { 0 }));
+                for reply in open.sweeps.drain(..) {
+                    let _ = reply.send(Ok(()));
                 }
             }
         }
@@ -331,6 +343,7 @@ impl Writer {
                 self.options,
                 self.tally,
                 &mut open.keys,
+                &mut open.rooms,
                 &mut self.work,
                 Timestamp::now(),
             )
@@ -339,6 +352,7 @@ impl Writer {
             Ok(tally) => {
                 self.tally = tally;
                 self.show();
+                self.note_evictions();
                 let durable_at = Timestamp::now();
                 for entry in self.work.fresh.drain(..) {
                     // As above.
@@ -390,10 +404,22 @@ impl Writer {
             ));
         }
         self.tally.cramped = false;
+        let now = Timestamp::now();
+        let mut refused = open.rooms.dead(DeadKind::Refused).webhooks();
+        let is_wanted = |uid| open.rooms.retries.wanted(uid, now).is_some();
+        self.tally.retries |= refused.any(is_wanted);
+        if self
+            .evictions_logged
+            .is_none_or(|at| at.elapsed() >= BETWEEN_EVICTION_LOGS)
+        {
+            self.log_evictions();
+        }
         match data_version(&open.connection) {
             Ok(version) if version != open.version => {
                 open.version = version;
                 self.tally.replays = true;
+                // What it marked may lie before the place that this round has come to.
+                self.tally.replayed = None;
             }
             Ok(_) => {}
             // A commit will meet it, too, and says so.
@@ -412,6 +438,25 @@ impl Writer {
             tracing::debug!(?worked_off, "the journal's log was worked off");
         }
         None
+    }
+
+    fn note_evictions(&mut self) {
+        for evicted in self.work.evicted.drain(..) {
+            *self.evicted.entry(evicted).or_default() += 1;
+        }
+    }
+
+    /// Says of which webhooks dead letters were evicted, not for each of them: a flood would fill the log.
+    fn log_evictions(&mut self) {
+        for ((webhook, kind), count) in std::mem::take(&mut self.evicted) {
+            self.evictions_logged = Some(Instant::now());
+            tracing::warn!(
+                webhook,
+                kind,
+                count,
+                "dead letters were evicted: there are too many, and this webhook had most of them"
+            );
+        }
     }
 
     fn show(&self) {

@@ -10,8 +10,8 @@ use kube::Client;
 use crate::cluster::ClusterError;
 use crate::cluster::events::{self, Created};
 use crate::delivery::note::bounded;
-use crate::delivery::{KeyPlace, event};
-use crate::journal::{Entry, Journal, JournalError};
+use crate::delivery::{DeadKind, KeyPlace, event};
+use crate::journal::{Cause, Entry, Journal, JournalError};
 
 /// The longest name of an event in a log line.
 const LONGEST_EVENT: usize = 128;
@@ -34,8 +34,8 @@ pub struct About {
 pub enum Attempt {
     /// The Event is there.
     Published(Box<About>, Created),
-    /// It can never be an Event, and why.
-    Dead(Box<About>, String),
+    /// It cannot be an Event as it is, and why.
+    Dead(Box<About>, Cause),
     /// The journal holds no such pending delivery any more.
     Gone,
     /// The API server could not be asked, or does not take it now.
@@ -70,17 +70,23 @@ async fn publish(journal: &Journal, client: &Client, instance: &str, seq: i64) -
     });
     let event = match event {
         Ok(event) => event,
-        Err(why) => return Attempt::Dead(about, why.to_string()),
+        Err(why) => return dead(about, DeadKind::Unreadable, why.to_string()),
     };
     match events::create(client, &event).await {
         Ok(created) => Attempt::Published(about, created),
-        Err(error @ ClusterError::NamespaceGone(_)) => Attempt::Dead(about, error.to_string()),
+        Err(error @ ClusterError::NamespaceGone(_)) => {
+            dead(about, DeadKind::Refused, error.to_string())
+        }
         Err(error @ ClusterError::Invalid(_)) => {
             let why = format!("the API server does not take the Event: {error}");
-            Attempt::Dead(about, why)
+            dead(about, DeadKind::Refused, why)
         }
         Err(error) => Attempt::Refused(error),
     }
+}
+
+fn dead(about: Box<About>, kind: DeadKind, reason: String) -> Attempt {
+    Attempt::Dead(about, Cause { kind, reason })
 }
 
 /// The name of CHeKT's event, as the Event has it: the body is not read twice.

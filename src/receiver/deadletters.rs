@@ -12,7 +12,7 @@ use data_encoding::BASE64;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::journal::dead::DeadLetter;
+use crate::journal::dead::{DeadLetter, word};
 use crate::journal::shelf::Shelf;
 
 /// Dead letters that are read at once.
@@ -154,7 +154,7 @@ pub fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     writeln!(
         out,
         "{marked} marked to be tried again{known}. A running receiver takes them up within a second, a stopped one \
-         when it is started; what is still unreadable is a dead letter again, with its reason."
+         when it is started; what still cannot become an Event is a dead letter again, with its reason."
     )
     .context("cannot write to the standard output")
 }
@@ -251,8 +251,8 @@ fn place(letter: &DeadLetter) -> String {
 
 fn head() -> String {
     format!(
-        "{:<20}  {:<32}  {:<12}  {:>7}  {:<6}  REASON\n",
-        "RECEIVED", "WEBHOOK", "KEY", "BYTES", "STATE"
+        "{:<20}  {:<32}  {:<12}  {:>7}  {:<6}  {:<10}  {:<20}  REASON\n",
+        "RECEIVED", "WEBHOOK", "KEY", "BYTES", "STATE", "KIND", "NEXT TRY"
     )
 }
 
@@ -264,11 +264,13 @@ fn line(letter: &DeadLetter) -> String {
         (false, None) => "new",
     };
     let mut line = format!(
-        "{:<20}  {:<32}  {:<12}  {:>7}  {state:<6}  {}\n",
+        "{:<20}  {:<32}  {:<12}  {:>7}  {state:<6}  {:<10}  {:<20}  {}\n",
         time(letter.received_at),
         place(letter),
         letter.key.short(),
         letter.size,
+        word(letter.kind),
+        next_try(letter).map_or_else(|| "-".to_owned(), time),
         letter.reason.replace(char::is_control, " "),
     );
     if let Some(body) = &letter.body {
@@ -279,6 +281,11 @@ fn line(letter: &DeadLetter) -> String {
         }
     }
     line
+}
+
+/// When the receiver tries it again by itself. What is marked is tried at once.
+fn next_try(letter: &DeadLetter) -> Option<Timestamp> {
+    letter.retry_at.filter(|_| !letter.replay)
 }
 
 /// A body as text if a terminal can show it as it is, else in base64.
@@ -302,6 +309,9 @@ fn object(letter: &DeadLetter) -> Value {
         "buriedAt": letter.buried_at.to_string(),
         "toldAt": letter.told_at.map(|at| at.to_string()),
         "replay": letter.replay,
+        "kind": word(letter.kind),
+        "refusals": letter.refusals,
+        "nextTryAt": next_try(letter).map(|at| at.to_string()),
         "bytes": letter.size,
         "reason": letter.reason,
     });
@@ -321,7 +331,7 @@ fn time(at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::DeliveryKey;
+    use crate::delivery::{DeadKind, DeliveryKey};
     use crate::resources::keyring::WebhookIdentity;
 
     fn letter(seq: i64, name: &str, key: [u8; 2]) -> DeadLetter {
@@ -339,6 +349,9 @@ mod tests {
             buried_at: Timestamp::UNIX_EPOCH,
             reason: "it is\nnot JSON".into(),
             size: 3,
+            kind: DeadKind::Unreadable,
+            refusals: 0,
+            retry_at: None,
             told_at: None,
             replay: false,
             body: None,

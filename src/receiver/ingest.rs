@@ -231,6 +231,7 @@ impl From<JournalError> for Refusal {
     fn from(error: JournalError) -> Self {
         match error {
             JournalError::Full => Refusal::JournalFull,
+            JournalError::OverShare => Refusal::OverShare,
             JournalError::Closed | JournalError::Io(_) => Refusal::JournalFailed,
         }
     }

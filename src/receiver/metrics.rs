@@ -131,6 +131,14 @@ const NOTICE: Label = Label {
     ],
 };
 
+const DEAD_KIND: Label = Label {
+    name: "kind",
+    values: &[
+        ("unreadable", "their bytes cannot be read as an event"),
+        ("refused", "the API server does not accept their Events"),
+    ],
+};
+
 const SINK_FAILURE: Label = Label {
     name: "class",
     values: &[
@@ -183,6 +191,13 @@ pub struct OfFailure {
     pub class: &'static str,
 }
 
+/// The kind of a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OfKind {
+    /// `unreadable` or `refused`.
+    pub kind: &'static str,
+}
+
 /// The class of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OfClass {
@@ -227,6 +242,10 @@ pub struct Metrics {
     pub journal_dead: Gauge,
     /// Bytes of their bodies.
     pub journal_dead_bytes: Gauge,
+    /// Dead letters that the API server refused.
+    pub journal_refused: Gauge,
+    /// Dead letters that were evicted, by kind.
+    pub journal_evicted: Family<OfKind, Gauge>,
     /// Damaged files that were set aside.
     pub journal_quarantined: Gauge,
     /// The most deliveries that may wait.
@@ -280,6 +299,8 @@ impl Metrics {
             journal_bytes: Gauge::default(),
             journal_dead: Gauge::default(),
             journal_dead_bytes: Gauge::default(),
+            journal_refused: Gauge::default(),
+            journal_evicted: Family::default(),
             journal_quarantined: Gauge::default(),
             journal_max_records: Gauge::default(),
             journal_max_bytes: Gauge::default(),
@@ -362,6 +383,18 @@ impl Metrics {
             "journal_dead_letter_bytes",
             "Bytes of the bodies of these deliveries",
             &metrics.journal_dead_bytes,
+        );
+        table.add(
+            "journal_dead_letters_refused",
+            "Dead letters that the API server refused; they are tried again by themselves",
+            &metrics.journal_refused,
+        );
+        table.add_family(
+            "journal_dead_letters_evicted",
+            "Dead letters that were evicted since the process started, since there were too many",
+            &[DEAD_KIND],
+            DEAD_KIND.values.iter().map(|(kind, _)| OfKind { kind }),
+            &metrics.journal_evicted,
         );
         table.add(
             "journal_quarantined",
@@ -485,6 +518,13 @@ impl Metrics {
         self.waiting_oldest_seconds
             .get_or_create(&class)
             .set(oldest_seconds);
+    }
+
+    /// Says how many dead letters of a kind were evicted.
+    pub fn evicted(&self, kind: &'static str, count: i64) {
+        self.journal_evicted
+            .get_or_create(&OfKind { kind })
+            .set(count);
     }
 
     /// Counts one more attempt to tell of dead letters.

@@ -28,7 +28,7 @@ use crate::delivery::pacing::{Next, Pace, Queue};
 use crate::delivery::patience::{Patience, Trouble, Verdict};
 use crate::delivery::waitlist::Waitlist;
 use crate::delivery::{Class, DeliveryKey, retry};
-use crate::journal::{self, Entry, Feed, Journal, JournalError};
+use crate::journal::{self, Cause, Entry, Feed, Journal, JournalError};
 
 /// Events that are being created at the same time, if nothing else is said.
 pub const AT_ONCE: usize = 8;
@@ -218,9 +218,9 @@ impl Publisher {
                     entry.key,
                 )));
             }
-            Attempt::Dead(about, reason) => {
+            Attempt::Dead(about, cause) => {
                 self.metrics.event("buried");
-                tell(entry, &about, "dead_letter", Some(&reason));
+                tell(entry, &about, "dead_letter", Some(&cause.reason));
                 state.patience.forget(&entry.waiting.namespace);
                 state.queue.release(&entry.waiting.namespace);
                 state.publish(entry);
@@ -228,7 +228,7 @@ impl Publisher {
                     self.journal.clone(),
                     entry.waiting.seq,
                     entry.key,
-                    reason,
+                    cause,
                 )));
             }
             Attempt::Gone => {
@@ -319,6 +319,9 @@ impl Publisher {
         self.metrics.journal_bytes.set(depth.bytes);
         self.metrics.journal_dead.set(depth.dead);
         self.metrics.journal_dead_bytes.set(depth.dead_bytes);
+        self.metrics.journal_refused.set(depth.refused);
+        self.metrics.evicted("unreadable", depth.evicted_unreadable);
+        self.metrics.evicted("refused", depth.evicted_refused);
         self.metrics.journal_quarantined.set(depth.quarantined);
         self.metrics.journal_max_records.set(depth.max_records);
         self.metrics.journal_max_bytes.set(depth.max_bytes);
@@ -342,12 +345,8 @@ impl Publisher {
     }
 
     async fn sweep(&self) {
-        match self.journal.sweep(Timestamp::now()).await {
-            Ok(0) => {}
-            Ok(gone) => {
-                tracing::warn!(gone, "too many dead letters, the oldest are gone");
-            }
-            Err(error) => tracing::warn!(%error, "old keys cannot be forgotten"),
+        if let Err(error) = self.journal.sweep(Timestamp::now()).await {
+            tracing::warn!(%error, "old keys cannot be forgotten");
         }
     }
 }
@@ -452,9 +451,9 @@ async fn settle(journal: Journal, seq: i64, key: DeliveryKey) -> Noted {
 }
 
 /// Notes that a delivery is a dead letter, however long that takes.
-async fn bury(journal: Journal, seq: i64, key: DeliveryKey, reason: String) -> Noted {
+async fn bury(journal: Journal, seq: i64, key: DeliveryKey, cause: Cause) -> Noted {
     note(seq, key, true, || {
-        journal.bury(key, reason.clone(), Timestamp::now())
+        journal.bury(key, cause.clone(), Timestamp::now())
     })
     .await
 }
@@ -476,7 +475,7 @@ where
                     dead: false,
                 };
             }
-            Err(JournalError::Full | JournalError::Io(_)) => {}
+            Err(JournalError::Full | JournalError::OverShare | JournalError::Io(_)) => {}
         }
         tokio::time::sleep(retry::pause(failures, FIRST, LONGEST)).await;
         failures = failures.saturating_add(1);

@@ -772,11 +772,11 @@ mod tests {
             assert_eq!(all.last_rejected_reason.as_deref(), Some("live"));
             // Written once, it is no news, and the other one's word stays.
             ledger.written("u-1");
-            ledger.refused(&webhook(), "ours", at(10_001));
+            ledger.refused(&webhook(), Refusal::BodyTooLarge, at(10_001));
             let due = ledger.due(sec(200), false);
             let all = merged(&due[0], Some(&live));
             assert_eq!(all.last_verified_key.as_deref(), Some("live"), "{skew}");
-            assert_eq!(all.last_rejected_reason.as_deref(), Some("ours"));
+            assert_eq!(all.last_rejected_reason.as_deref(), Some("BodyTooLarge"));
         }
     }
 

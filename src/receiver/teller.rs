@@ -94,7 +94,9 @@ impl Teller {
             Ok(untold) => untold,
             Err(JournalError::Closed) => return None,
             // The journal says itself that it cannot be used.
-            Err(JournalError::Full | JournalError::Io(_)) => return Some(start.elapsed() + AGAIN),
+            Err(JournalError::Full | JournalError::OverShare | JournalError::Io(_)) => {
+                return Some(start.elapsed() + AGAIN);
+            }
         };
         let mut earliest: Option<Duration> = None;
         for letters in untold {
@@ -148,6 +150,7 @@ impl Teller {
             webhook,
             known: &known,
             count: letters.count,
+            refused: letters.refused,
             newest: &letters.last_reason,
         };
         let event = event::of_dead_letters(told, &self.instance, now);

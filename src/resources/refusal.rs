@@ -101,6 +101,9 @@ refusals! {
     JournalFull "journal_full" 503:
         "As many deliveries wait to be published as may.",
         "Find out why they are not published (condition DeliveriesDelayed, the receiver's log), or raise --journal-max-records and --journal-max-mib.",
+    OverShare "over_share" 503:
+        "The journal is more than half full, and the webhook or its namespace holds more than its share of it.",
+        "Find out why its deliveries do not become Events (condition DeliveriesDelayed), or have CHeKT send fewer.",
     JournalFailed "journal_failed" 503:
         "The journal cannot be written.",
         "Read /readyz of the receiver: its disk is full, slow or broken.",

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use chekt_operator::delivery::{Class, DeliveryKey, KeyPlace, Received};
-use chekt_operator::journal::{Journal, Options, State};
+use chekt_operator::delivery::{Class, DeadKind, DeliveryKey, KeyPlace, Received};
+use chekt_operator::journal::{Cause, Journal, Options, State};
 use chekt_operator::resources::keyring::WebhookIdentity;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -156,7 +156,14 @@ async fn a_replayed_delivery_that_can_be_read_now_is_an_event() -> anyhow::Resul
     };
     journal.append(received).await?;
     journal
-        .bury(key, "it has no event name".into(), now)
+        .bury(
+            key,
+            Cause {
+                kind: DeadKind::Unreadable,
+                reason: "it has no event name".to_owned(),
+            },
+            now,
+        )
         .await?;
     journal.close().await;
 

@@ -23,7 +23,7 @@ async fn filled(dir: &tempfile::TempDir) -> PathBuf {
     }
     for i in (0..300).step_by(5) {
         let key = received(&body(i)).key;
-        journal.bury(key, "x".into(), at(1)).await.unwrap();
+        journal.bury(key, unreadable("x"), at(1)).await.unwrap();
     }
     journal.close().await;
     dir.path().join("journal").join(files::FILE)

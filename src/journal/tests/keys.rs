@@ -5,8 +5,10 @@ use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::delivery::holdings::{Amount, Holdings};
 use crate::journal::batch::Work;
 use crate::journal::keys::{Keys, Named};
+use crate::journal::rooms::Rooms;
 
 /// A journal without its thread.
 struct Bare {
@@ -14,6 +16,7 @@ struct Bare {
     options: Options,
     tally: Tally,
     keys: Keys,
+    rooms: Rooms,
     work: Work,
     answers: Vec<oneshot::Receiver<Result<Appended, JournalError>>>,
     done: Vec<oneshot::Receiver<Result<(), JournalError>>>,
@@ -23,8 +26,10 @@ impl Bare {
     fn new(options: Options) -> Self {
         let mut connection = Connection::open_in_memory().unwrap();
         schema::bring_up(&mut connection).unwrap();
+        let (tally, rooms) = Tally::count(&connection, options, &Tally::default()).unwrap();
         Bare {
-            tally: Tally::count(&connection, options, &Tally::default()).unwrap(),
+            tally,
+            rooms,
             keys: Keys::read(&connection).unwrap(),
             connection,
             options,
@@ -43,7 +48,14 @@ impl Bare {
                 Command::Append(Box::new(delivery(which)), reply)
             }
             Act::Settle(which) => Command::Settle(delivery(which).key, at(now), reply),
-            Act::Bury(which) => Command::Bury(delivery(which).key, "x".to_owned(), at(now), reply),
+            Act::Refuse(which) => {
+                Command::Bury(delivery(which).key, refused("a policy"), at(now), reply)
+            }
+            Act::Retry => {
+                self.tally.retries = true;
+                return;
+            }
+            Act::Bury(which) => Command::Bury(delivery(which).key, unreadable("x"), at(now), reply),
             Act::Advance(seq) => Command::Advance(i64::from(seq), reply),
             Act::Sweep => {
                 self.tally.forget = Some(at(now - 10));
@@ -55,6 +67,7 @@ impl Bare {
                 self.connection.execute(sql, []).unwrap();
                 self.tally.replays = true;
                 self.tally.cramped = false;
+                self.tally.replayed = None;
                 return;
             }
         };
@@ -68,8 +81,10 @@ impl Bare {
             self.options,
             self.tally,
             &mut self.keys,
+            &mut self.rooms,
             &mut self.work,
-            at(1),
+            // All that was refused is due.
+            at(1_000_000),
         );
         for answer in self.work.answers.drain(..) {
             let failed = JournalError::Io("failed".to_owned());
@@ -104,7 +119,9 @@ enum Act {
     Append(u8),
     Settle(u8),
     Bury(u8),
+    Refuse(u8),
     Replay,
+    Retry,
     Sweep,
     Advance(u8),
 }
@@ -115,18 +132,31 @@ fn act() -> impl Strategy<Value = Act> {
         8 => which.clone().prop_map(Act::Append),
         4 => which.clone().prop_map(Act::Settle),
         3 => which.clone().prop_map(Act::Bury),
+        3 => which.clone().prop_map(Act::Refuse),
         1 => Just(Act::Replay),
+        1 => Just(Act::Retry),
         1 => Just(Act::Sweep),
         1 => which.prop_map(Act::Advance),
     ]
 }
 
 /// Of each four, three say the same of one alarm; the third of them is kept as a program kept it that could not read it.
-/// The fourth says something else of the alarm, or is kept as a program kept it that read more in it.
+/// The fourth says something else of the alarm, or is kept as a program kept it that read more in it. Each four have a
+/// webhook, and two webhooks a namespace.
 fn delivery(which: u8) -> Received {
+    let uid = format!("u-{}", which / 4);
+    let of = |body: &str| Received {
+        key: DeliveryKey::of(&uid, body.as_bytes()),
+        webhook: WebhookIdentity {
+            namespace: format!("n-{}", which / 8),
+            name: uid.clone(),
+            uid: uid.clone(),
+        },
+        ..received(body)
+    };
     let alarm = |event: &str| {
         let id = which / 4;
-        received(&format!(
+        of(&format!(
             r#"{{"event":"alarm.{event}","timestamp":{which},"data":{{"alarm_id":"a{id}"}}}}"#
         ))
     };
@@ -136,9 +166,30 @@ fn delivery(which: u8) -> Received {
         3 => alarm("cleared").read_again(),
         _ => Received {
             occurrence: Some(Occurrence::from_bytes([which; 32])),
-            ..received(&format!("unreadable {which}"))
+            ..of(&format!("unreadable {which}"))
         },
     }
+}
+
+/// What is remembered of who holds what.
+fn held(rooms: &Rooms) -> Vec<(String, Amount)> {
+    let of = |name: &str, holdings: &Holdings| {
+        let uids: std::collections::BTreeSet<&str> = holdings.webhooks().collect();
+        let mut all = vec![(name.to_owned(), holdings.total())];
+        all.extend(uids.into_iter().map(|uid| {
+            let which: u8 = uid[2..].parse().unwrap();
+            let namespace = format!("n-{}", which / 2);
+            (format!("{name} {uid}"), holdings.of(&namespace, uid))
+        }));
+        all
+    };
+    [
+        of("pending", rooms.pending.held()),
+        of("unreadable", rooms.dead(DeadKind::Unreadable)),
+        of("refused", rooms.dead(DeadKind::Refused)),
+        of("kept", &rooms.kept),
+    ]
+    .concat()
 }
 
 /// How a commit goes.
@@ -159,8 +210,9 @@ fn fate() -> impl Strategy<Value = Fate> {
 
 fn play(commits: &[(Vec<Act>, Fate)], sink: bool) {
     let limits = Limits {
-        max_records: 6,
+        max_records: 9,
         max_dead: 3,
+        max_refused: 3,
         max_keys: 3,
         ..Limits::default()
     };
@@ -211,12 +263,31 @@ fn play(commits: &[(Vec<Act>, Fate)], sink: bool) {
         }
         let in_file = Keys::read(&bare.connection).unwrap();
         assert_eq!(bare.keys, in_file, "after {acts:?}, {fate:?}");
+        let counted = Rooms::count(&bare.connection, bare.options, bare.tally.cursor).unwrap();
+        assert_eq!(
+            held(&bare.rooms),
+            held(&counted),
+            "after {acts:?}, {fate:?}"
+        );
+        let depth = bare.tally.depth;
+        assert!(depth.pending <= limits.max_records, "after {acts:?}");
+        if done.is_ok() {
+            assert!(counted.kept.total().records <= limits.max_records);
+            let marked: i64 = bare
+                .connection
+                .query_row("SELECT count(*) FROM records WHERE state = 3", [], |row| {
+                    row.get(0)
+                })
+                .unwrap();
+            assert!(depth.dead <= limits.max_dead + limits.max_refused + marked);
+        }
         let (published, _) = record::count(&bare.connection, record::PUBLISHED).unwrap();
         assert_eq!(bare.tally.keys, published, "after {acts:?}");
         assert!(sink || done.is_err() || published <= limits.max_keys);
         if let Fate::Reopened = fate {
             bare.keys = in_file;
-            bare.tally = Tally::count(&bare.connection, bare.options, &bare.tally).unwrap();
+            (bare.tally, bare.rooms) =
+                Tally::count(&bare.connection, bare.options, &bare.tally).unwrap();
         }
         // No two rows share a key or are the last about one alarm, which no constraint of the table says.
         let doubled: i64 = bare
@@ -247,7 +318,14 @@ proptest! {
 #[test]
 fn housekeeping_reads_what_it_is_about_and_not_the_whole_table() {
     let bare = Bare::new(Options::default());
-    for sql in [record::FORGET, dead::FORGET_OLDEST, dead::MARKED] {
+    for sql in [
+        record::FORGET,
+        record::OLDEST_KEPT,
+        dead::EVICT_UNREADABLE,
+        dead::EVICT_REFUSED,
+        dead::MARKED,
+        dead::DUE,
+    ] {
         let mut statement = bare
             .connection
             .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))

@@ -135,7 +135,7 @@ async fn play(acts: &[Act], sink: bool) {
             }
             Act::Bury(which) => {
                 let key = delivery(which).key;
-                journal.bury(key, "x".into(), at(now)).await.unwrap();
+                journal.bury(key, unreadable("x"), at(now)).await.unwrap();
                 if model.get(&which) == Some(&Where::Pending) {
                     model.insert(which, Where::Dead);
                 }
