@@ -63,6 +63,7 @@ enum Act {
     Append(u8),
     Settle(u8),
     Bury(u8),
+    Refuse(u8),
     Replay,
     Sweep,
     AdvanceSink(u8),
@@ -77,6 +78,7 @@ fn act() -> impl Strategy<Value = Act> {
         8 => which.clone().prop_map(Act::Append),
         4 => which.clone().prop_map(Act::Settle),
         3 => which.clone().prop_map(Act::Bury),
+        3 => which.clone().prop_map(Act::Refuse),
         1 => Just(Act::Replay),
         1 => Just(Act::Sweep),
         1 => which.prop_map(Act::AdvanceSink),
@@ -92,6 +94,8 @@ enum Where {
     Pending,
     Published,
     Dead,
+    /// Dead, too; the API server refused it, not long ago.
+    Refused,
 }
 
 /// Each delivery has a body of its own; every third one has an occurrence, which it shares with no other.
@@ -140,9 +144,17 @@ async fn play(acts: &[Act], sink: bool) {
                     model.insert(which, Where::Dead);
                 }
             }
+            Act::Refuse(which) => {
+                let key = delivery(which).key;
+                let now = Timestamp::now();
+                journal.bury(key, refused("x"), now).await.unwrap();
+                if model.get(&which) == Some(&Where::Pending) {
+                    model.insert(which, Where::Refused);
+                }
+            }
             Act::Replay => {
                 replay(&dir);
-                let dead = |place: &&mut Where| **place == Where::Dead;
+                let dead = |place: &&mut Where| matches!(**place, Where::Dead | Where::Refused);
                 for place in model.values_mut().filter(dead) {
                     *place = Where::Pending;
                 }
@@ -174,14 +186,17 @@ async fn play(acts: &[Act], sink: bool) {
         }
         let depth = journal.depth();
         assert_eq!(depth.pending, count(&model, Where::Pending), "{act:?}");
-        assert_eq!(depth.dead, count(&model, Where::Dead), "{act:?}");
+        let refused = count(&model, Where::Refused);
+        assert_eq!(depth.refused, refused, "{act:?}");
+        assert_eq!(depth.dead, count(&model, Where::Dead) + refused, "{act:?}");
         let bytes = |place| -> i64 {
             let all = model.iter().filter(|(_, found)| **found == place);
             all.map(|(which, _)| record::size(&delivery(*which).body))
                 .sum()
         };
         assert_eq!(depth.bytes, bytes(Where::Pending), "{act:?}");
-        assert_eq!(depth.dead_bytes, bytes(Where::Dead), "{act:?}");
+        let dead_bytes = bytes(Where::Dead) + bytes(Where::Refused);
+        assert_eq!(depth.dead_bytes, dead_bytes, "{act:?}");
     }
     journal.close().await;
     drop(feed);
