@@ -261,6 +261,7 @@ mod tests {
             ("KeyringEmpty", "--operator-namespace"),
             ("OriginNotAllowed", "--allow-from"),
             ("JournalFull", "--journal-max-records"),
+            ("OverShare", "DeliveriesDelayed"),
             ("ContentEncoded", "compression"),
             ("OfANewerReceiver", "log"),
         ] {

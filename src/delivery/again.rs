@@ -126,9 +126,10 @@ impl Retries {
         }
     }
 
-    /// A webhook has none.
-    pub fn forget(&mut self, uid: &str) {
-        self.webhooks.remove(uid);
+    /// How many are being tried.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.under_way.len()
     }
 
     fn progress(&mut self, uid: &str) -> &mut Progress {
@@ -208,8 +209,5 @@ mod tests {
         retries.refused("u", at(300));
         assert_eq!(retries.wanted("u", at(299)), None);
         assert!(retries.wanted("u", at(300)).is_some());
-        retries.wait("u", at(500));
-        retries.forget("u");
-        assert!(retries.wanted("u", at(1)).is_some());
     }
 }

@@ -245,9 +245,11 @@ impl Tally {
             [DeadKind::Unreadable, DeadKind::Refused].map(|kind| rooms.dead(kind).total());
         self.depth.pending = pending.records;
         self.depth.bytes = pending.bytes;
-        self.depth.dead = unreadable.records + refused.records;
+        // One that is retried is published or it is not; until then nobody has seen fewer of them.
+        let retried = i64::try_from(rooms.retries.under_way()).unwrap_or(i64::MAX);
+        self.depth.refused = refused.records.saturating_add(retried);
+        self.depth.dead = unreadable.records.saturating_add(self.depth.refused);
         self.depth.dead_bytes = unreadable.bytes + refused.bytes;
-        self.depth.refused = refused.records;
     }
 
     /// Whether there is housekeeping that needs no command to go on.

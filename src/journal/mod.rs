@@ -28,7 +28,7 @@
 //!   the defaults allow, a sink and an alarm for each row, 35 MB. That is reached in steps of the double; 18,000 rows,
 //!   which one namespace at the full pace has, take 2.2 MB.
 //! - Pages that became free are used again before the file grows, so it is as large as it ever had to be: at most
-//!   what the above come to, about 1.1 GB with the defaults and a sink, and some MB in all but the worst of times.
+//!   what the above come to, about 1.2 GB with the defaults and a sink, and some MB in all but the worst of times.
 //!   It is not made smaller: the room is needed again the next time, and a full disk is then no surprise.
 //! - The write-ahead log is worked off every 1,000 pages and begins anew when no reader is in it. Readers here read a
 //!   row and leave; should they still keep it from beginning anew, the writer holds them up once it has 64 MiB.
@@ -159,7 +159,7 @@ pub struct Depth {
     pub pending: i64,
     /// Bytes of their bodies together.
     pub bytes: i64,
-    /// Dead letters.
+    /// Dead letters, those that are being retried among them.
     pub dead: i64,
     /// Bytes of their bodies together.
     pub dead_bytes: i64,

@@ -16,6 +16,7 @@
 //! something is lost. What SQLite's checksums refuse in the write-ahead log is no longer there for SQLite, and cannot
 //! be told from the half-written end that a crash leaves.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -80,6 +81,7 @@ const STATE: usize = 3;
 const UID: usize = 7;
 const RECEIVED: usize = 9;
 const SETTLED: usize = 10;
+const LABELS: usize = 12;
 const REASON: usize = 13;
 const SIZE: usize = 14;
 const BODY: usize = 15;
@@ -467,6 +469,10 @@ fn insert(
     if !is_time(&raw.values[RECEIVED]) {
         raw.values[RECEIVED] = Value::Integer(now.as_microsecond());
     }
+    // Labels that cannot be read would have it set aside again and again.
+    if !matches!(&raw.values[LABELS], Value::Text(text) if is_labels(text)) {
+        raw.values[LABELS] = Value::Text("{}".to_owned());
+    }
     // A time that is none would make it unreadable for ever.
     if !matches!(raw.values[RETRY], Value::Null) && !is_time(&raw.values[RETRY]) {
         raw.values[RETRY] = Value::Integer(now.as_microsecond());
@@ -522,6 +528,10 @@ fn named(raw: &Raw) -> Option<Named> {
         }),
         Value::Null | Value::Real(_) | Value::Text(_) | Value::Blob(_) => None,
     }
+}
+
+fn is_labels(text: &str) -> bool {
+    serde_json::from_str::<BTreeMap<String, String>>(text).is_ok()
 }
 
 fn is_time(value: &Value) -> bool {

@@ -63,7 +63,7 @@ async fn open_with(dir: &tempfile::TempDir, options: Options) -> (Journal, Feed)
 async fn is_open(journal: &Journal) {
     let mut state = journal.state();
     let open = state.wait_for(|state| *state == State::Open);
-    let open = tokio::time::timeout(Duration::from_secs(20), open).await;
+    let open = tokio::time::timeout(Duration::from_secs(60), open).await;
     let seen = journal.state().borrow().clone();
     open.unwrap_or_else(|_| panic!("not open but {seen:?}"))
         .unwrap();
@@ -828,7 +828,7 @@ async fn a_file_of_the_second_version_opens_with_its_rows() {
         };
         assert_eq!(loaded, Some(as_before));
     }
-    assert_eq!((journal.depth().pending, journal.depth().dead), (3, 2));
+    assert_eq!((journal.depth().pending, journal.depth().dead), (3, 3));
     for delivery in expected {
         assert_eq!(journal.append(delivery).await, Ok(Appended::Known));
     }
@@ -855,7 +855,8 @@ async fn a_refused_delivery_is_fed_again_when_its_time_has_come() {
     assert_eq!((again.key, again.waiting.class), (alarm.key, Class::Other));
     assert!(again.received_at.as_second() >= hour + 3_600);
     assert_eq!(journal.load(1).await, Ok(Some(alarm.clone())));
-    assert_eq!((journal.depth().pending, journal.depth().dead), (1, 0));
+    // It counts as a dead letter until it is published.
+    assert_eq!((journal.depth().pending, journal.depth().dead), (1, 1));
 
     // Refused again, it waits longer, across a restart, and nobody is told anew.
     let now = Timestamp::now();
@@ -931,7 +932,7 @@ async fn a_file_of_the_first_version_opens_with_its_rows() {
     assert_eq!(entry.key, received("refused").key);
     assert!(feed.try_recv().is_err());
     let depth = journal.depth();
-    assert_eq!((depth.pending, depth.bytes, depth.dead), (2, 14, 1));
+    assert_eq!((depth.pending, depth.bytes, depth.dead), (2, 14, 2));
     let cause = refused("still");
     journal.bury(entry.key, cause, at(9)).await.unwrap();
     for (body, ..) in state_and_reason {

@@ -10,12 +10,13 @@ use std::time::Duration;
 use chekt_operator::delivery::{Class, DeadKind, DeliveryKey, KeyPlace, Received};
 use chekt_operator::journal::{Cause, Journal, Options, State};
 use chekt_operator::resources::keyring::WebhookIdentity;
-use k8s_openapi::jiff::Timestamp;
+use futures::StreamExt;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::deliveries::{post, sign};
 use crate::harness::process::binary;
-use crate::harness::{Identity, Launch, Process, Role, Stage, StageOptions, eventually};
+use crate::harness::{Cluster, Identity, Launch, Process, Role, Stage, StageOptions, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 const BROKEN: &str = r#"{"event":"alarm.trig"#;
@@ -180,6 +181,184 @@ async fn a_replayed_delivery_that_can_be_read_now_is_an_event() -> anyhow::Resul
     eventually("no dead letter to be left", SOON, || async {
         let letters = dead_letters(&path)?;
         anyhow::ensure!(letters.is_empty(), "{letters:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_the_api_server_refused_is_an_event_by_itself_once_it_is_accepted()
+-> anyhow::Result<()> {
+    let (mut stage, ..) = ready("again").await?;
+    let uid = stage.users.webhooks().get("alarms").await?.metadata.uid;
+    let uid = uid.unwrap_or_default();
+    stage.receiver.terminate(SOON).await?;
+    // As a receiver left them to which the API server said no an hour ago, and of which one is not due yet.
+    let path = stage.dir.join("journal");
+    let (journal, _feed) = Journal::start(&path, Options::default())?;
+    journal
+        .state()
+        .wait_for(|state| *state == State::Open)
+        .await?;
+    let now = Timestamp::now();
+    let mut buried = Vec::new();
+    for (alarm, buried_at) in [
+        ("first", now - SignedDuration::from_hours(1)),
+        ("second", now - SignedDuration::from_hours(1)),
+        ("third", now),
+    ] {
+        let body = json!({"event": "alarm.triggered", "data": {"alarm_id": alarm}}).to_string();
+        let received = Received {
+            key: DeliveryKey::of(&uid, body.as_bytes()),
+            occurrence: None,
+            webhook: WebhookIdentity {
+                namespace: stage.users.namespace.clone(),
+                name: "alarms".into(),
+                uid: uid.clone(),
+            },
+            class: Class::Alarm,
+            key_id: "key-1".into(),
+            place: KeyPlace::Current,
+            received_at: buried_at,
+            labels: std::collections::BTreeMap::new(),
+            webhook_id: None,
+            body: body.into_bytes(),
+        }
+        .read_again();
+        buried.push((received.key, buried_at));
+        journal.append(received).await?;
+    }
+    // This journal, too, would take up what is due, half a second from now.
+    for (key, buried_at) in buried {
+        let cause = Cause {
+            kind: DeadKind::Refused,
+            reason: "the API server does not take the Event".to_owned(),
+        };
+        journal.bury(key, cause, buried_at).await?;
+    }
+    journal.close().await;
+    let table = succeeded(command(&["deadletters"], &path)?)?;
+    assert!(
+        table.contains("KIND") && table.contains("refused"),
+        "{table}"
+    );
+
+    stage.receiver.restart().await?;
+    stage.receiver.ready(SOON).await?;
+    // The third one, too: where one is accepted, the others need not wait for their time.
+    let events = stage
+        .users
+        .events_with_reason("alarms", "AlarmTriggered", 3, SOON * 2)
+        .await?;
+    assert_eq!(events.len(), 3);
+    eventually("no dead letter to be left", SOON, || async {
+        let letters = dead_letters(&path)?;
+        anyhow::ensure!(letters.is_empty(), "{letters:?}");
+        let metrics = stage.receiver.metrics().await?;
+        let none = "chekt_receiver_journal_dead_letters 0";
+        anyhow::ensure!(metrics.lines().any(|line| line == none), "{metrics}");
+        Ok(())
+    })
+    .await
+}
+
+/// Sends so many alarms, some at the same time, and counts the answers.
+async fn flood(
+    url: &str,
+    secret: &str,
+    count: usize,
+) -> anyhow::Result<std::collections::BTreeMap<u16, usize>> {
+    let client = reqwest::Client::new();
+    let sent = futures::stream::iter(0..count).map(|i| {
+        let body = json!({"event": "alarm.triggered", "data": {"alarm_id": format!("a-{i}")}});
+        let body = body.to_string();
+        let request = client
+            .post(url)
+            .header("Content-Type", "application/json")
+            .header("x-webhook-signature", sign(secret, &body))
+            .body(body);
+        async move { Ok::<_, anyhow::Error>(request.send().await?.status().as_u16()) }
+    });
+    let mut answers = std::collections::BTreeMap::new();
+    let mut sent = sent.buffer_unordered(32);
+    while let Some(status) = sent.next().await {
+        *answers.entry(status?).or_default() += 1;
+    }
+    Ok(answers)
+}
+
+#[tokio::test]
+async fn a_webhook_that_fills_the_journal_is_refused_and_its_neighbours_are_not()
+-> anyhow::Result<()> {
+    let other = Cluster::new("neighbour").await?;
+    let options = StageOptions {
+        controller: vec!["--watch-namespace".to_owned(), other.namespace.clone()],
+        ..StageOptions::default()
+    };
+    let stage = Stage::verified("crowd", &["alarm.triggered"], options).await?;
+    let spec = json!({"spec": {"allowedNamespaces": {"from": "All"}}}).to_string();
+    let args = ["patch", "cacc", "default", "--type=merge", "-p", &spec];
+    stage.users.kubectl(&args).await?.ok()?;
+    let never = json!({"testPolicy": "Never"});
+    stage
+        .apply_webhook("doors", &["alarm.triggered"], never)
+        .await?;
+    let account = json!({"name": "default", "namespace": stage.users.namespace});
+    let elsewhere = json!({"testPolicy": "Never", "accountRef": account});
+    other
+        .apply_webhook("alarms", &["alarm.triggered"], elsewhere)
+        .await?;
+    let mut secrets = Vec::new();
+    for (namespace, name) in [
+        (&stage.users.namespace, "alarms"),
+        (&stage.users.namespace, "doors"),
+        (&other.namespace, "alarms"),
+    ] {
+        let path = format!("/webhooks/{namespace}/{name}");
+        let url = format!("{}{path}", stage.public_url()?);
+        let secret = stage.chekt.webhook_at(&url, SOON).await?.secret;
+        secrets.push((path, secret));
+    }
+    let kubeconfig = stage.users.plane.kubeconfig(Identity::Admin);
+    let launch = Launch::new(Role::Receiver)
+        .env("KUBECONFIG", kubeconfig.display())
+        .flag("--journal", stage.dir.join("crowded").display())
+        .flag("--operator-namespace", &stage.operator.namespace)
+        .flag("--watch-namespace", &stage.users.namespace)
+        .flag("--watch-namespace", &other.namespace)
+        .flag("--journal-max-records", 2_560)
+        .flag("--events-per-second", 1)
+        .flag("--events-burst", 1);
+    let receiver = Process::start(launch).await?;
+    receiver.ready(SOON).await?;
+    let public = receiver.public()?;
+    let [alarms, doors, others] = &secrets[..] else {
+        unreachable!("three were pushed")
+    };
+    let send = async |(path, secret): &(String, String), count| {
+        flood(&format!("http://{public}{path}"), secret, count).await
+    };
+    let flooded = send(alarms, 1_700).await?;
+    let [taken, refused] = [200, 503].map(|status| flooded.get(&status).copied().unwrap_or(0));
+    assert_eq!(taken + refused, 1_700, "{flooded:?}");
+    // Half of the journal, and what was published meanwhile.
+    assert!((1_280..1_600).contains(&taken), "{flooded:?}");
+    for (who, count) in [(doors, 10), (others, 60)] {
+        let answers = send(who, count).await?;
+        assert_eq!(answers, [(200, count)].into(), "{who:?}");
+    }
+    let metrics = receiver.metrics().await?;
+    assert!(metrics.contains(r#"outcome="over_share""#), "{metrics}");
+    let full = r#"chekt_receiver_deliveries_total{outcome="journal_full"} 0"#;
+    assert!(metrics.lines().any(|line| line == full), "{metrics}");
+    eventually("the status to say so", SOON * 2, || async {
+        let webhook = stage.users.webhooks().get("alarms").await?;
+        let deliveries = webhook.status.and_then(|status| status.deliveries);
+        let why = deliveries.and_then(|d| d.last_rejected_reason);
+        let said = why
+            .as_ref()
+            .is_some_and(|why| why.contains("share of the journal"));
+        anyhow::ensure!(said, "{why:?}");
         Ok(())
     })
     .await

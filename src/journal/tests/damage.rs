@@ -296,6 +296,43 @@ async fn a_file_that_was_wrongly_suspected_loses_nothing() {
 }
 
 #[tokio::test]
+async fn what_was_refused_keeps_its_next_try_and_rows_that_cannot_be_read_are_mended_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _feed) = open(&dir).await;
+    let now = Timestamp::now();
+    for body in ["refused", "odd time", "odd labels"] {
+        assert_eq!(journal.append(received(body)).await, Ok(Appended::New));
+        let key = received(body).key;
+        journal.bury(key, refused("a policy"), now).await.unwrap();
+    }
+    journal.close().await;
+    let path = dir.path().join("journal");
+    let before = dead::list(&visit(&dir), 0, 10, false).unwrap();
+    let connection = files::visit(&path, true).unwrap();
+    connection
+        .execute_batch(
+            "UPDATE records SET retry_at = 9223372036854775807, refusals = -7 WHERE seq = 2; \
+             UPDATE records SET labels = 'x', retry_at = 5 WHERE seq = 3",
+        )
+        .unwrap();
+    drop(connection);
+    drop(files::open(&path, Some("somebody said so"), at(1)).unwrap());
+    let after = dead::list(&visit(&dir), 0, 10, false).unwrap();
+    assert_eq!(before[0], after[0]);
+    assert_eq!((after[1].refusals, after[1].retry_at), (0, Some(at(1))));
+    // Both are due, and can be taken up.
+    let (journal, mut feed) = open(&dir).await;
+    let first = feed.recv().await.unwrap().waiting.seq;
+    journal
+        .settle(after[usize::try_from(first).unwrap() - 1].key, now)
+        .await
+        .unwrap();
+    let second = feed.recv().await.unwrap().waiting.seq;
+    assert_eq!([first.min(second), first.max(second)], [2, 3]);
+    assert_eq!(journal.depth().quarantined, 0);
+}
+
+#[tokio::test]
 async fn an_emptied_file_beside_its_log_is_not_taken_for_a_new_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal");
