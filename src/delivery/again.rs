@@ -182,7 +182,9 @@ mod tests {
         for (tried, published, next) in [(1, 1, 2), (2, 2, 4), (4, 4, 8), (8, 8, 8), (8, 3, 6)] {
             let all: Vec<i64> = (seq..seq + tried).collect();
             seq += tried;
-            all.iter().for_each(|seq| retries.begin("u", *seq));
+            for seq in &all {
+                retries.begin("u", *seq);
+            }
             for (i, one) in all.iter().enumerate() {
                 assert_eq!(retries.wanted("u", at(20)), None);
                 retries.end(*one, i < published, at(20));

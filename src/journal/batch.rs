@@ -151,14 +151,8 @@ pub struct Tally {
     pub last: i64,
     /// The sink's cursor.
     pub cursor: i64,
-    /// Whether a row may wait to be tried again because a person wants it.
-    pub replays: bool,
-    /// Whether all such rows wait for room.
-    pub cramped: bool,
-    /// Up to which of them it was looked for room in this round, and whether one found none.
-    pub replayed: Option<(i64, i64)>,
-    /// See above.
-    pub left: bool,
+    /// What a person wants to be tried again.
+    pub replays: Replays,
     /// Whether it is to be looked which refused deliveries are due.
     pub retries: bool,
     /// Whether there are too many keys, and the sink still wants what they are of.
@@ -194,6 +188,20 @@ struct Batch<'a> {
     evicted: &'a mut Vec<(String, &'static str)>,
 }
 
+/// How far the rows that a person wants to be tried again have been looked at. They are looked at in rounds, since some
+/// may have no room while others have.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Replays {
+    /// Whether there may be such a row.
+    pub any: bool,
+    /// Whether all that are left wait for room.
+    pub cramped: bool,
+    /// Up to which row this round has come.
+    pub place: Option<(i64, i64)>,
+    /// Whether this round has met one without room.
+    pub left: bool,
+}
+
 impl Tally {
     /// Counts what is in a file. `before` is what was known of it in this process, whose numbers stay given out.
     ///
@@ -225,10 +233,10 @@ impl Tally {
             keys,
             last,
             cursor,
-            replays: replays > 0,
-            cramped: false,
-            replayed: None,
-            left: false,
+            replays: Replays {
+                any: replays > 0,
+                ..Replays::default()
+            },
             retries: true,
             held: false,
             opened: before.opened + 1,
@@ -255,7 +263,7 @@ impl Tally {
     /// Whether there is housekeeping that needs no command to go on.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.forget.is_some() || (self.replays && !self.cramped) || self.retries
+        self.forget.is_some() || (self.replays.any && !self.replays.cramped) || self.retries
     }
 }
 
@@ -449,7 +457,7 @@ impl Batch<'_> {
         if self.options.sink {
             self.bound_sink()?;
         }
-        if self.tally.replays && !self.tally.cramped {
+        if self.tally.replays.any && !self.tally.replays.cramped {
             self.replay(now)?;
         }
         if self.tally.retries {
@@ -513,20 +521,23 @@ impl Batch<'_> {
 
     /// Takes up what a person wants to be tried again, as far as each webhook has room.
     fn replay(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        let after = self.tally.replayed.unwrap_or((i64::MIN, i64::MIN));
+        let after = self.tally.replays.place.unwrap_or((i64::MIN, i64::MIN));
         let marked = dead::marked(self.connection, after, SLICE)?;
-        self.tally.replayed = marked.last().map(|marked| marked.place);
+        self.tally.replays.place = marked.last().map(|marked| marked.place);
         if marked.is_empty() {
-            self.tally.replays = self.tally.left;
-            self.tally.cramped = self.tally.left;
-            self.tally.left = false;
+            let left = self.tally.replays.left;
+            self.tally.replays = Replays {
+                any: left,
+                cramped: left,
+                ..Replays::default()
+            };
             return Ok(());
         }
         for marked in marked {
             if self.judge(&marked.held) == Verdict::Admitted {
                 self.take_up(marked.seq, &marked.held, marked.kind, By::Person, now)?;
             } else {
-                self.tally.left = true;
+                self.tally.replays.left = true;
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::batch::{self, Command, Reply, Round, TOGETHER, Tally, Work, remembered_since};
+use super::batch::{self, Command, Replays, Reply, Round, TOGETHER, Tally, Work, remembered_since};
 use super::files::{self, Files, Identity, OpenError, is_damage};
 use super::keys::Keys;
 use super::rooms::Rooms;
@@ -403,7 +403,7 @@ impl Writer {
                 "the write-ahead log was moved or deleted while it was in use".to_owned(),
             ));
         }
-        self.tally.cramped = false;
+        self.tally.replays.cramped = false;
         let now = Timestamp::now();
         let mut refused = open.rooms.dead(DeadKind::Refused).webhooks();
         let is_wanted = |uid| open.rooms.retries.wanted(uid, now).is_some();
@@ -417,9 +417,11 @@ impl Writer {
         match data_version(&open.connection) {
             Ok(version) if version != open.version => {
                 open.version = version;
-                self.tally.replays = true;
                 // What it marked may lie before the place that this round has come to.
-                self.tally.replayed = None;
+                self.tally.replays = Replays {
+                    any: true,
+                    ..Replays::default()
+                };
             }
             Ok(_) => {}
             // A commit will meet it, too, and says so.

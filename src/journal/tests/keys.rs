@@ -65,9 +65,10 @@ impl Bare {
                 // As another process does.
                 let sql = "UPDATE records SET state = 3 WHERE state = 2";
                 self.connection.execute(sql, []).unwrap();
-                self.tally.replays = true;
-                self.tally.cramped = false;
-                self.tally.replayed = None;
+                self.tally.replays = batch::Replays {
+                    any: true,
+                    ..batch::Replays::default()
+                };
                 return;
             }
         };
