@@ -362,7 +362,7 @@ async fn a_receiver_without_the_keyring_is_found_by_the_test_delivery() -> anyho
         &said,
         "delivery",
         "failed",
-        "holds no key",
+        "has no key yet",
         "--operator-namespace",
     );
     Ok(())
