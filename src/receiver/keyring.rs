@@ -75,8 +75,9 @@ pub struct Index {
     /// One for each watch of webhooks.
     scopes: Vec<Listing>,
     secrets: Listing,
-    /// When each webhook came, by uid, for as long as its keyring may be on its way.
+    /// When each webhook came, by uid, for as long as its keyring may be on its way; and when the last of them did.
     fresh: HashMap<String, Instant>,
+    newest: Option<Instant>,
 }
 
 /// How far a watch has come. A list replaces what was known, but only once it is complete.
@@ -96,6 +97,7 @@ impl Index {
             scopes: (0..scopes).map(|_| Listing::default()).collect(),
             secrets: Listing::default(),
             fresh: HashMap::new(),
+            newest: None,
         }
     }
 
@@ -107,8 +109,11 @@ impl Index {
             let keyring = self.keyrings.get(uid).map(|(_, keyring)| keyring);
             keyring.is_some_and(|k| k.current.is_some() || k.next.is_some())
         };
+        let is_over = |came: &Instant| now >= *came + ON_ITS_WAY;
         let mut fresh = self.fresh.iter();
-        self.is_read() && fresh.all(|(uid, came)| now >= *came + ON_ITS_WAY || has_key(uid))
+        self.is_read()
+            && (self.newest.as_ref().is_none_or(is_over)
+                || fresh.all(|(uid, came)| is_over(came) || has_key(uid)))
     }
 
     /// Whether every watch has been complete at least once.
@@ -182,6 +187,7 @@ impl Index {
             let now = Instant::now();
             self.fresh.retain(|_, came| now < *came + ON_ITS_WAY);
             self.fresh.insert(uid, now);
+            self.newest = Some(now);
         }
     }
 
@@ -319,6 +325,28 @@ mod tests {
         assert_eq!(webhook.identity, identity("alarms", "u"));
         assert_eq!(webhook.known.labels["team"], "blue");
         assert_eq!((webhook.known.webhook_id, webhook.deliveries), (None, None));
+    }
+
+    #[test]
+    fn a_keyring_is_on_its_way_until_all_is_read_and_for_ten_seconds_after_a_webhook_came() {
+        let mut index = Index::new(1);
+        let now = Instant::now;
+        assert!(!index.is_settled(now()));
+        index.webhooks_complete(0, None);
+        assert!(!index.is_settled(now()));
+        index.keyrings_complete();
+        assert!(index.is_settled(now()));
+        index.put_webhook(0, webhook("alarms", "u-1"));
+        index.put_webhook(0, webhook("others", "u-2"));
+        assert!(!index.is_settled(now()));
+        assert!(index.is_settled(now() + ON_ITS_WAY));
+        index.put_keyring(&secret("alarms", "u-1")).unwrap();
+        assert!(!index.is_settled(now()));
+        index.remove_webhook(&webhook("others", "u-2"));
+        assert!(index.is_settled(now()));
+        // Seen again, it is not new.
+        index.put_webhook(0, webhook("alarms", "u-1"));
+        assert!(index.is_settled(now()));
     }
 
     #[test]
