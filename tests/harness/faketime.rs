@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::node::Unfit;
-use super::node_assets;
+use super::debian::{self, Unfetched};
 
 /// The library, unpacked from its package.
 #[derive(Clone, Debug)]
@@ -13,23 +12,20 @@ impl FakeTime {
     /// Finds it, and fetches it if nobody has yet.
     ///
     /// # Errors
-    /// [`Unfit`] when this machine cannot have it, with the reason.
+    /// [`Unfetched`] when this machine cannot have it, with the reason.
     pub fn find() -> anyhow::Result<FakeTime> {
         if !cfg!(all(target_os = "linux", target_env = "gnu")) {
-            return Err(
-                Unfit("libfaketime is preloaded into the C library of GNU".to_owned()).into(),
-            );
+            return Err(Unfetched::new("libfaketime is preloaded into the C library of GNU").into());
         }
-        let dir = node_assets::debian("faketime", &["libfaketime"])?;
+        let dir = debian::unpacked("faketime", &["libfaketime"])?;
         let libraries = std::fs::read_dir(dir.join("usr/lib"))?;
         let known = libraries.filter_map(|entry| {
             let path = entry.ok()?.path().join("faketime/libfaketimeMT.so.1");
             path.is_file().then_some(path)
         });
         let library = known.last();
-        library.map(FakeTime).ok_or_else(|| {
-            Unfit("there is no libfaketimeMT.so.1 in Debian's package".to_owned()).into()
-        })
+        let missing = || Unfetched::new("there is no libfaketimeMT.so.1 in Debian's package");
+        Ok(library.map(FakeTime).ok_or_else(missing)?)
     }
 
     /// What makes the wall clock of a process differ by so many seconds. The clocks that intervals are measured with stay

@@ -7,6 +7,7 @@
 //!        ├─ Interceptor    reads the calls of a controller, and stops the world at one of them
 //!        ├─ Adversary      a partner server that misbehaves on purpose
 //!        ├─ Balancer       in front of several receivers, as a Service is
+//!        ├─ Proxy          nginx or haproxy in front of a receiver, as an Ingress or a CDN is
 //!        ├─ Load           a sender of signed deliveries, and the oracle that says what became of them
 //!        ├─ ArgoCd         syncs the cluster from a repository on this disk
 //!        └─ Process        our own binary as sandbox, receiver and controller, on port 0
@@ -25,6 +26,7 @@ pub mod assets;
 pub mod balancer;
 pub mod cluster;
 pub mod control_plane;
+pub mod debian;
 pub mod dice;
 pub mod eventually;
 pub mod faketime;
@@ -38,6 +40,7 @@ pub mod node;
 pub mod node_assets;
 pub mod oracle;
 pub mod process;
+pub mod proxy;
 pub mod reaper;
 pub mod sandbox_client;
 pub mod stage;
@@ -55,5 +58,6 @@ pub use interceptor::{Interceptor, Point, Strike};
 pub use lone::Lone;
 pub use node::Node;
 pub use process::{Launch, Process, Role};
+pub use proxy::Proxy;
 pub use sandbox_client::SandboxClient;
 pub use stage::{Stage, StageOptions};

@@ -2,15 +2,13 @@
 //! and what Debian has of containers. Everything is built or fetched once into the user's cache folder, and nothing is
 //! installed: Debian's packages are unpacked there.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::path::PathBuf;
 
 use anyhow::Context;
 
 use super::assets::{self, Assets};
-use super::go_build::{self, NODE, NODE_DNS, NODE_TOOLS};
+use super::debian::{self, Unfetched};
+use super::go_build::{NODE, NODE_DNS, NODE_TOOLS};
 use super::node::Unfit;
 
 const NODE_SOURCES: [&str; 2] = [
@@ -72,7 +70,7 @@ pub fn find() -> anyhow::Result<NodeAssets> {
         "a node needs kube-controller-manager, and KUBEBUILDER_ASSETS has none: unset it to have one built",
     )?;
     // What may be refused comes before what takes minutes.
-    let debian = debian("node/debian", &PACKAGES)?;
+    let debian = debian()?;
     let kubernetes = assets::found_or_built("node/kubernetes", &NODE_SOURCES, &NODE)?;
     let dns = assets::found_or_built("node/dns", &DNS_SOURCES, &NODE_DNS)?;
     let tools = assets::found_or_built("node/tools", &TOOLS_SOURCES, &NODE_TOOLS)?;
@@ -86,71 +84,10 @@ pub fn find() -> anyhow::Result<NodeAssets> {
     })
 }
 
-/// Fetches these packages of Debian as apt here knows them and unpacks them, once, with lists of our own: those of the
-/// machine stay as they are. `kind` is the folder in the cache.
-///
-/// # Errors
-/// [`Unfit`] when they cannot be had; else what failed.
-pub(super) fn debian(kind: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let mut parts = vec!["1", release.as_str()];
-    parts.extend(packages);
-    let dir = assets::cached_by(kind, &parts)?;
-    assets::make("packages of Debian", &dir, |dir| {
-        let start = Instant::now();
-        let first = packages.first().context("no package is named")?;
-        go_build::say(&format!(
-            "fetching Debian's packages of {first} and its like for tests (once)"
-        ));
-        let apt = |lists: &Path| {
-            let mut apt = Command::new("apt-get");
-            apt.current_dir(dir)
-                .arg("-qq")
-                .arg(format!("-oDir::State::Lists={}", lists.display()))
-                .arg(format!("-oDir::Cache={}", dir.join("apt").display()))
-                // Else it wants to become somebody who cannot write here.
-                .args(["-oAPT::Sandbox::User=root", "-oAcquire::Retries=3"]);
-            apt
-        };
-        let lists = dir.join("apt/lists");
-        fs::create_dir_all(lists.join("partial"))?;
-        fs::create_dir_all(dir.join("apt/archives/partial"))?;
-        // Else it is content with lists that it could not fetch.
-        let reached = run(apt(&lists).args(["update", "-oAPT::Update::Error-Mode=any"]))
-            .and_then(|()| run(apt(&lists).arg("download").args(packages)));
-        reached.map_err(|error| {
-            let error = format!("{error:#}");
-            let why = error.lines().next().unwrap_or_default();
-            Unfit(format!("apt cannot fetch {first} and its like: {why}"))
-        })?;
-        for entry in fs::read_dir(dir)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "deb") {
-                run(Command::new("dpkg-deb")
-                    .arg("--extract")
-                    .args([&path, &dir.to_path_buf()]))?;
-                fs::remove_file(&path)?;
-            }
-        }
-        fs::remove_dir_all(dir.join("apt"))?;
-        go_build::say(&format!(
-            "  Debian's packages: done, {}s",
-            start.elapsed().as_secs()
-        ));
-        Ok(())
-    })?;
-    Ok(dir)
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.stdin(Stdio::null()).output();
-    let program = Path::new(command.get_program()).display();
-    let output = output.with_context(|| format!("cannot run {program}"))?;
-    anyhow::ensure!(
-        output.status.success(),
-        "{program}: {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
+fn debian() -> anyhow::Result<PathBuf> {
+    let unpacked = debian::unpacked("node/debian", &PACKAGES);
+    unpacked.map_err(|error| match error.downcast::<Unfetched>() {
+        Ok(unfetched) => Unfit(unfetched.to_string()).into(),
+        Err(error) => error,
+    })
 }

@@ -16,7 +16,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use crate::deliveries::{post, sign};
-use crate::harness::node::Unfit;
+use crate::harness::debian::Unfetched;
 use crate::harness::sandbox_client::Fault;
 use crate::harness::{FakeTime, Process, Stage, StageOptions, eventually};
 
@@ -38,7 +38,7 @@ enum Side {
 fn shifter() -> anyhow::Result<Option<FakeTime>> {
     match FakeTime::find() {
         Ok(found) => Ok(Some(found)),
-        Err(error) if error.is::<Unfit>() => {
+        Err(error) if error.is::<Unfetched>() => {
             println!("left out, since no clock can be shifted here: {error:#}");
             Ok(None)
         }
