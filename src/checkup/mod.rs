@@ -8,6 +8,7 @@
 //! webhook -> account -> remote -> dns -> tcp -> tls -> answer -> delivery -> event -> journal
 //! ```
 
+pub mod certificate;
 pub mod delivery;
 pub mod installation;
 pub mod object;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::certificate::{self, Standing, Validity};
 use super::{Finding, Step};
 
 /// With less than this left, a certificate is renewed late: what renews by itself does so a month before.
@@ -91,8 +92,8 @@ pub struct Certificate {
     pub trust: Trust,
     /// The names that it is for, where the host is none of them.
     pub wrong_name: Option<Vec<String>>,
-    /// When it ends, as far as that can be read.
-    pub not_after: Option<Timestamp>,
+    /// The validity of each certificate of the chain, the host's own first, as far as it can be read.
+    pub validity: Vec<Option<Validity>>,
     /// Whether a certificate that it depends on ends soon, though it does not itself.
     pub chain_ends_soon: bool,
 }
@@ -277,7 +278,8 @@ pub fn tls(host: &str, handshake: &Handshake, now: Timestamp) -> Finding {
         }
         Handshake::Done(certificate) => certificate,
     };
-    let ends = certificate.not_after;
+    let standing = certificate::standing(&certificate.validity, now);
+    let own = certificate.validity.first().copied().flatten();
     if let Some(names) = &certificate.wrong_name {
         let names = if names.is_empty() {
             "no name at all".to_owned()
@@ -291,21 +293,7 @@ pub fn tls(host: &str, handshake: &Handshake, now: Timestamp) -> Finding {
         );
     }
     match &certificate.trust {
-        Trust::Expired => {
-            let when = ends.map_or_else(String::new, |at| format!(" since {}", day(at)));
-            return Finding::failed(
-                step,
-                format!("the certificate is expired{when}"),
-                "renew it, and see why that did not happen by itself (cert-manager: kubectl describe certificate)",
-            );
-        }
-        Trust::NotYetValid => {
-            return Finding::failed(
-                step,
-                "the certificate is not valid yet",
-                "see that the clocks of this machine and of its issuer are right",
-            );
-        }
+        Trust::Expired | Trust::NotYetValid => return outside_validity(standing),
         Trust::UnknownIssuer => {
             return Finding::failed(
                 step,
@@ -322,7 +310,15 @@ pub fn tls(host: &str, handshake: &Handshake, now: Timestamp) -> Finding {
         }
         Trust::Trusted => {}
     }
-    let left = ends.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+    if standing != Standing::Valid {
+        return Finding::warning(
+            step,
+            format!("{standing}; this machine trusts the certificate by another chain"),
+            "serve the chain that the issuer gives out now: other clients refuse this one",
+        );
+    }
+    let left =
+        own.map(|own| Duration::try_from(own.not_after.duration_since(now)).unwrap_or_default());
     let days = left.map(|left| left.as_secs() / (24 * 3600));
     if let (Some(left), Some(days)) = (left, days)
         && left < SOON
@@ -346,8 +342,24 @@ pub fn tls(host: &str, handshake: &Handshake, now: Timestamp) -> Finding {
     Finding::ok(step, format!("the certificate is valid for {host}{until}"))
 }
 
-fn day(at: Timestamp) -> String {
-    at.to_string().chars().take(10).collect()
+/// What is found of a chain that a client refuses for its validity.
+fn outside_validity(standing: Standing) -> Finding {
+    let next = match standing {
+        Standing::Expired { link: 1.., .. } => {
+            "serve the chain that the issuer of the certificate gives out now"
+        }
+        Standing::NotYetValid { .. } => {
+            "see that the clocks of this machine and of the certificate's issuer are right"
+        }
+        Standing::Expired { .. } | Standing::Valid => {
+            "renew it, and see why that did not happen by itself (cert-manager: kubectl describe certificate)"
+        }
+    };
+    let said = match standing {
+        Standing::Valid => "a certificate of the chain is expired or not valid yet".to_owned(),
+        Standing::Expired { .. } | Standing::NotYetValid { .. } => standing.to_string(),
+    };
+    Finding::failed(Step::Tls, said, next)
 }
 
 /// What is found of the answer to an unsigned request. `elsewhere`: the url is somebody else's, whose words we do not know.
@@ -571,20 +583,27 @@ mod tests {
 
     #[test]
     fn a_certificate_is_for_the_host_trusted_and_not_about_to_end() {
+        let days = |from: i64, to: i64| {
+            let at =
+                |days: i64| Timestamp::from_second(now().as_second() + days * DAY + 60).unwrap();
+            Some(Validity {
+                not_before: at(from),
+                not_after: at(to),
+            })
+        };
         let good = Certificate {
             trust: Trust::Trusted,
             wrong_name: None,
-            not_after: now()
-                .checked_add(k8s_openapi::jiff::SignedDuration::from_secs(60 * DAY))
-                .ok(),
+            validity: vec![days(-9, 60)],
             chain_ends_soon: false,
         };
-        let ends = |days: i64| Certificate {
-            not_after: now()
-                .checked_add(k8s_openapi::jiff::SignedDuration::from_secs(
-                    days * DAY + 60,
-                ))
-                .ok(),
+        let ends = |days_left: i64| Certificate {
+            validity: vec![days(-9, days_left)],
+            ..good.clone()
+        };
+        let refused = |trust, validity: &[Option<Validity>]| Certificate {
+            trust,
+            validity: validity.to_vec(),
             ..good.clone()
         };
         let trust = |trust| Certificate {
@@ -604,9 +623,24 @@ mod tests {
                 "ends in 13 days",
             ),
             (
-                Handshake::Done(trust(Trust::Expired)),
+                Handshake::Done(refused(Trust::Expired, &[days(-9, -1)])),
                 Outcome::Failed,
-                "expired",
+                "the certificate expired at 2023-11-13",
+            ),
+            (
+                Handshake::Done(refused(Trust::Expired, &[days(-9, 60), days(-99, -1)])),
+                Outcome::Failed,
+                "an issuer's certificate (number 2 of the chain) expired at 2023-11-13",
+            ),
+            (
+                Handshake::Done(refused(Trust::Trusted, &[days(-9, 60), days(-99, -1)])),
+                Outcome::Warning,
+                "by another chain",
+            ),
+            (
+                Handshake::Done(refused(Trust::Expired, &[None])),
+                Outcome::Failed,
+                "expired or not valid yet",
             ),
             (
                 Handshake::Done(trust(Trust::UnknownIssuer)),
@@ -614,9 +648,9 @@ mod tests {
                 "private CA",
             ),
             (
-                Handshake::Done(trust(Trust::NotYetValid)),
+                Handshake::Done(refused(Trust::NotYetValid, &[days(1, 9)])),
                 Outcome::Failed,
-                "not valid yet",
+                "is not valid before 2023-11-15",
             ),
             (
                 Handshake::Done(named(&["b.example"])),

@@ -1,8 +1,8 @@
 //! The certificate: what is shown in a handshake, judged by the roots of this machine.
 //!
 //! The handshake accepts whatever is shown, so that it can be told what is wrong with it; nothing is sent through it. The
-//! verifier is asked three times, each time for another moment: now; in two weeks, for what ends soon; and at the end of
-//! time, at which it refuses the certificate itself first and says when that ends.
+//! verifier is asked for several moments: now; in two weeks, for what ends soon; and, of each certificate alone, the
+//! beginning and the end of time. There it refuses the certificate first and says when that begins or ends.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::{Place, cleaned};
+use crate::checkup::certificate::Validity;
 use crate::checkup::path::{Certificate, Handshake, Trust};
 
 /// How far ahead it is looked whether something in the chain ends.
@@ -91,17 +92,10 @@ fn judged(place: &Place, chain: &[CertificateDer<'static>]) -> Handshake {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     let trust = trust(at(now));
-    let not_after = match at(END_OF_TIME) {
-        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            i64::try_from(not_after.as_secs())
-                .ok()
-                .and_then(|second| Timestamp::from_second(second).ok())
-        }
-        Ok(()) | Err(_) => None,
-    };
-    let own_ends_later = not_after.is_some_and(|end| {
+    let validity: Vec<Option<Validity>> = chain.iter().map(validity).collect();
+    let own_ends_later = validity[0].is_some_and(|own| {
         let ahead = i64::try_from((now + AHEAD).as_secs()).unwrap_or(i64::MAX);
-        end.as_second() > ahead
+        own.not_after.as_second() > ahead
     });
     let wrong_name = match verify_server_name(&own, &name) {
         Ok(()) => None,
@@ -115,6 +109,41 @@ fn judged(place: &Place, chain: &[CertificateDer<'static>]) -> Handshake {
         chain_ends_soon: trust == Trust::Trusted && own_ends_later && is_expired(&at(now + AHEAD)),
         trust,
         wrong_name,
+        validity,
+    })
+}
+
+/// From when to when a certificate is valid; `None`: the verifier cannot read it, such as one of X.509 version 1.
+#[must_use]
+pub fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
+    let certificate = ParsedCertificate::try_from(certificate).ok()?;
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+    let at = |moment: Duration| {
+        let roots = RootCertStore::empty();
+        let moment = UnixTime::since_unix_epoch(moment);
+        match verify_server_cert_signed_by_trust_anchor(
+            &certificate,
+            &roots,
+            &[],
+            moment,
+            algorithms.all,
+        ) {
+            Err(Error::InvalidCertificate(error)) => Some(error),
+            Ok(()) | Err(_) => None,
+        }
+    };
+    let time = |time: UnixTime| Timestamp::from_second(i64::try_from(time.as_secs()).ok()?).ok();
+    let not_after = match at(END_OF_TIME)? {
+        CertificateError::ExpiredContext { not_after, .. } => time(not_after)?,
+        _ => return None,
+    };
+    let not_before = match at(Duration::ZERO)? {
+        CertificateError::NotValidYetContext { not_before, .. } => time(not_before)?,
+        // It began before 1970.
+        _ => Timestamp::UNIX_EPOCH,
+    };
+    Some(Validity {
+        not_before,
         not_after,
     })
 }

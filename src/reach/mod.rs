@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, lookup_host};
 use url::{Host, Url};
 
 pub use answer::ask;
-pub use certificate::handshake;
+pub use certificate::{handshake, validity};
 
 use crate::checkup::path::{Address, Connected, Fault, Resolution, Scope};
 

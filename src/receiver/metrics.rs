@@ -77,7 +77,10 @@ const CERTIFICATE: Label = Label {
     name: "outcome",
     values: &[
         ("loaded", "the new one is in force"),
-        ("kept", "the new one cannot be used, the one before stays"),
+        (
+            "kept",
+            "the new one cannot be used, or is outside its validity, and the one before stays",
+        ),
     ],
 };
 
@@ -234,6 +237,8 @@ pub struct Metrics {
     pub cuts: Family<Why, Counter>,
     /// Changes of the certificate by what became of them.
     pub certificates: Family<Outcome, Counter>,
+    /// When the first certificate of the chain in force expires, in seconds since 1970.
+    pub certificate_not_after: Gauge,
     /// Deliveries that wait to be published.
     pub journal_pending: Gauge,
     /// Bytes of their bodies.
@@ -295,6 +300,7 @@ impl Metrics {
             connections: Gauge::default(),
             cuts: Family::default(),
             certificates: Family::default(),
+            certificate_not_after: Gauge::default(),
             journal_pending: Gauge::default(),
             journal_bytes: Gauge::default(),
             journal_dead: Gauge::default(),
@@ -363,6 +369,11 @@ impl Metrics {
             &[CERTIFICATE],
             outcomes(CERTIFICATE),
             &metrics.certificates,
+        );
+        table.add(
+            "certificate_not_after_seconds",
+            "When the first certificate of --tls-cert-file expires, in seconds since 1970; 0 without one",
+            &metrics.certificate_not_after,
         );
         table.add(
             "journal_pending",

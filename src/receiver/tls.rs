@@ -2,12 +2,14 @@
 //!
 //! A mounted Secret is changed by renaming a symbolic link one directory up, so no event ever says that the files
 //! themselves have changed: they are read again every ten seconds and compared by content. A pair that cannot be used
-//! leaves the one before in place, for an expired certificate is worth more than none.
+//! leaves the one before in place, for an expired certificate is worth more than none. So does a pair outside its validity
+//! while the one before is within it. An expired certificate is served, and the log and a metric say that it is.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -18,6 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
 use super::metrics::{Metrics, Outcome};
+use crate::checkup::certificate::{self, Standing, Validity};
+use crate::reach;
 
 /// How often the files are read again.
 pub const EVERY: Duration = Duration::from_secs(10);
@@ -58,6 +62,14 @@ pub enum TlsError {
         /// What rustls says.
         why: rustls::Error,
     },
+    /// The certificate in force is valid, and this one is not.
+    #[error("{standing} in {}", cert.display())]
+    OutsideValidity {
+        /// The file of the certificate.
+        cert: PathBuf,
+        /// What is wrong.
+        standing: Standing,
+    },
 }
 
 /// The certificate that is in force. Clones see the same one.
@@ -78,6 +90,12 @@ struct Pair {
     key: Zeroizing<Vec<u8>>,
 }
 
+/// What is made of a pair.
+struct Loaded {
+    config: Arc<ServerConfig>,
+    validity: Vec<Option<Validity>>,
+}
+
 /// The files and what became of them when they were last read.
 pub struct Watched {
     files: Files,
@@ -86,6 +104,10 @@ pub struct Watched {
     seen: Option<[u8; 32]>,
     /// What was said about it, so that it is said once.
     trouble: Option<String>,
+    /// The validity of each certificate in force, the host's own first.
+    validity: Vec<Option<Validity>>,
+    /// What the log says of it.
+    standing: Standing,
 }
 
 impl Files {
@@ -95,12 +117,15 @@ impl Files {
     /// [`TlsError`] where there is no certificate to begin with.
     pub fn load(self) -> Result<(Tls, Watched), TlsError> {
         let pair = self.read()?;
-        let (sender, receiver) = watch::channel(Arc::new(self.config(&pair)?));
+        let loaded = self.loaded(&pair)?;
+        let (sender, receiver) = watch::channel(loaded.config);
         let watched = Watched {
             seen: Some(pair.digest()),
             files: self,
             sender,
             trouble: None,
+            validity: loaded.validity,
+            standing: Standing::Valid,
         };
         Ok((Tls(receiver), watched))
     }
@@ -118,7 +143,7 @@ impl Files {
         })
     }
 
-    fn config(&self, pair: &Pair) -> Result<ServerConfig, TlsError> {
+    fn loaded(&self, pair: &Pair) -> Result<Loaded, TlsError> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(&pair.cert)
             .collect::<Result<_, _>>()
             .map_err(|_| TlsError::NoCertificate(self.cert.clone()))?;
@@ -128,6 +153,7 @@ impl Files {
         // What stands in the file is not repeated in the error.
         let key = PrivateKeyDer::from_pem_slice(&pair.key)
             .map_err(|_| TlsError::NoKey(self.key.clone()))?;
+        let validity = chain.iter().map(reach::validity).collect();
         let unusable = |why| TlsError::Unusable {
             cert: self.cert.clone(),
             key: self.key.clone(),
@@ -141,7 +167,10 @@ impl Files {
                 .with_single_cert(chain, key)
                 .map_err(unusable)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(config)
+        Ok(Loaded {
+            config: Arc::new(config),
+            validity,
+        })
     }
 }
 
@@ -159,9 +188,13 @@ impl Watched {
     /// Reads the files again for ever.
     pub async fn follow(mut self, every: Duration, metrics: Metrics) {
         loop {
+            let now = Timestamp::now();
+            self.judge(now);
+            let not_after = certificate::not_after(&self.validity).map_or(0, Timestamp::as_second);
+            metrics.certificate_not_after.set(not_after);
             tokio::time::sleep(every).await;
             // Two small files, most likely in memory.
-            let outcome = match self.look() {
+            let outcome = match self.look(Timestamp::now()) {
                 Ok(false) => continue,
                 Ok(true) => "loaded",
                 Err(()) => "kept",
@@ -174,16 +207,25 @@ impl Watched {
     }
 
     /// Whether a new pair is in force; an error when there is one that cannot be, told once.
-    fn look(&mut self) -> Result<bool, ()> {
+    fn look(&mut self, now: Timestamp) -> Result<bool, ()> {
         let error = match self.files.read() {
             Ok(pair) => {
                 let digest = pair.digest();
                 if self.seen == Some(digest) {
                     return Ok(false);
                 }
-                match self.files.config(&pair) {
-                    Ok(config) => {
-                        self.sender.send_replace(Arc::new(config));
+                match self.files.loaded(&pair) {
+                    Ok(new) if self.is_better_than(&new, now) => {
+                        // Looked at again and again: time decides which of both is valid.
+                        self.seen = None;
+                        TlsError::OutsideValidity {
+                            cert: self.files.cert.clone(),
+                            standing: certificate::standing(&new.validity, now),
+                        }
+                    }
+                    Ok(new) => {
+                        self.sender.send_replace(new.config);
+                        self.validity = new.validity;
                         self.seen = Some(digest);
                         self.trouble = None;
                         tracing::info!(cert = %self.files.cert.display(), "the certificate has changed");
@@ -209,6 +251,27 @@ impl Watched {
         tracing::error!(%error, "the certificate cannot be changed; going on with the one before");
         self.trouble = Some(said);
         Err(())
+    }
+
+    /// Whether the certificate in force is valid, and a new one is not.
+    fn is_better_than(&self, new: &Loaded, now: Timestamp) -> bool {
+        certificate::standing(&self.validity, now) == Standing::Valid
+            && certificate::standing(&new.validity, now) != Standing::Valid
+    }
+
+    /// Logs what the certificate in force is, once for each change.
+    fn judge(&mut self, now: Timestamp) {
+        let standing = certificate::standing(&self.validity, now);
+        if standing == self.standing {
+            return;
+        }
+        let cert = self.files.cert.display();
+        if standing == Standing::Valid {
+            tracing::info!(%cert, "{standing}");
+        } else {
+            tracing::error!(%cert, "{standing}; CHeKT delivers nothing while it is served");
+        }
+        self.standing = standing;
     }
 
     fn still(&self, digest: [u8; 32]) -> bool {

@@ -14,6 +14,7 @@ use chekt_operator::receiver::metrics::{self, Metrics, Outcome};
 use chekt_operator::receiver::origin::Origins;
 use chekt_operator::receiver::server::{Door, Limits};
 use chekt_operator::receiver::tls::Files;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -33,12 +34,60 @@ struct Made {
     der: CertificateDer<'static>,
 }
 
+impl Made {
+    fn is_valid_now(&self) -> bool {
+        let validity = chekt_operator::reach::validity(&self.der).unwrap();
+        let now = Timestamp::now();
+        validity.not_before <= now && now <= validity.not_after
+    }
+}
+
 fn made() -> Made {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     Made {
         cert: made.cert.pem(),
         key: made.signing_key.serialize_pem(),
         der: made.cert.der().clone(),
+    }
+}
+
+/// A certificate for localhost that is valid from and to so many seconds from now.
+fn valid(from: i64, to: i64) -> Made {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert = parameters("localhost", from, to).self_signed(&key).unwrap();
+    Made {
+        cert: cert.pem(),
+        key: key.serialize_pem(),
+        der: cert.der().clone(),
+    }
+}
+
+fn parameters(name: &str, from: i64, to: i64) -> rcgen::CertificateParams {
+    let mut parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let now = Timestamp::now();
+    let moment =
+        |seconds: i64| std::time::SystemTime::from(now + SignedDuration::from_secs(seconds)).into();
+    parameters.not_before = moment(from);
+    parameters.not_after = moment(to);
+    parameters
+}
+
+/// A certificate for localhost that is valid for an hour, of an issuer whose own certificate is valid from and to so many
+/// seconds from now.
+fn issued(from: i64, to: i64) -> Made {
+    let issuer_key = rcgen::KeyPair::generate().unwrap();
+    let mut issuer = parameters("issuer", from, to);
+    issuer.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer_cert = issuer.self_signed(&issuer_key).unwrap();
+    let issuer = rcgen::Issuer::new(issuer, issuer_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert = parameters("localhost", -60, 3600)
+        .signed_by(&key, &issuer)
+        .unwrap();
+    Made {
+        cert: format!("{}{}", cert.pem(), issuer_cert.pem()),
+        key: key.serialize_pem(),
+        der: cert.der().clone(),
     }
 }
 
@@ -184,6 +233,122 @@ async fn a_changed_certificate_is_in_force_for_the_next_connection_and_a_broken_
     until(&third).await?;
     assert_eq!((kept_before("loaded"), kept_before("kept")), (2, 3));
     Ok(())
+}
+
+#[tokio::test]
+async fn a_metric_tells_when_the_first_certificate_of_the_chain_expires() -> anyhow::Result<()> {
+    let now = Timestamp::now().as_second();
+    let after = async |made: &Made, seconds: i64| {
+        let mount = Mount::new(&made.cert, &made.key);
+        let (_receiver, counts) = receiver(&mount).await;
+        eventually("the gauge", SOON, async || {
+            let seen = counts.certificate_not_after.get();
+            let off = (seen - now - seconds).abs();
+            anyhow::ensure!(off < 60, "{seen} is {off} s off");
+            Ok(())
+        })
+        .await
+    };
+    after(&valid(-60, 86_400), 86_400).await?;
+    after(&valid(-86_400, -7_200), -7_200).await?;
+    after(&issued(-86_400, -7_200), -7_200).await?;
+    after(&issued(-86_400, 86_400), 3_600).await
+}
+
+#[tokio::test]
+async fn a_valid_certificate_stays_in_force_until_the_new_one_is_valid_or_it_is_not()
+-> anyhow::Result<()> {
+    let (first, expired, early) = (valid(-60, 3600), valid(-3600, -60), valid(4, 3600));
+    let mount = Mount::new(&first.cert, &first.key);
+    let (receiver, counts) = receiver(&mount).await;
+    let trusted = [&first, &expired, &early];
+    let count = |outcome| {
+        counts
+            .certificates
+            .get_or_create(&Outcome { outcome })
+            .get()
+    };
+    mount.change("expired", &expired.cert, &expired.key);
+    eventually("the expired one to be refused", SOON, async || {
+        anyhow::ensure!(count("kept") == 1);
+        Ok(())
+    })
+    .await?;
+    assert_eq!(shown(&receiver, &trusted, &[]).await?.0, first.der);
+    mount.change("early", &early.cert, &early.key);
+    eventually(
+        "the one that is not valid yet to be in force",
+        SOON,
+        async || {
+            anyhow::ensure!(count("loaded") == 1, "it is not loaded");
+            Ok(())
+        },
+    )
+    .await?;
+    assert!(early.is_valid_now(), "it was loaded too early");
+    assert_eq!(shown(&receiver, &trusted, &[]).await?.0, early.der);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_served_and_the_log_says_so_when_it_begins_and_when_it_ends()
+-> anyhow::Result<()> {
+    // Without credentials for the API server, a receiver serves and answers 503.
+    let start = async |mount: &Mount| {
+        let files = mount.files();
+        let launch = Launch::new(Role::Receiver)
+            .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+            .env("KUBERNETES_SERVICE_PORT", "1")
+            .flag("--kubernetes-credentials", mount.0.path().display())
+            .flag("--operator-namespace", "nowhere")
+            .flag("--journal", mount.0.path().join("journal").display())
+            .flag("--tls-cert-file", files.cert.display())
+            .flag("--tls-key-file", files.key.display());
+        Process::start(launch).await
+    };
+    let says = async |receiver: &Process, words: &str| {
+        eventually(words, SOON, async || {
+            let lines = receiver.log_lines();
+            let said = lines.iter().filter(|line| line.contains(words)).count();
+            anyhow::ensure!(said == 1, "said {said} times: {}", receiver.log_tail());
+            Ok(())
+        })
+        .await
+    };
+    for (made, words) in [
+        (valid(-86_400, -7_200), "the certificate expired at"),
+        (valid(7_200, 86_400), "the certificate is not valid before"),
+        (
+            issued(-86_400, -7_200),
+            "an issuer's certificate (number 2 of the chain) expired at",
+        ),
+    ] {
+        let mount = Mount::new(&made.cert, &made.key);
+        let receiver = start(&mount).await?;
+        says(&receiver, words).await?;
+        let line = receiver.log_lines();
+        let line = line.iter().find(|line| line.contains(words)).unwrap();
+        assert!(line.contains("ERROR"), "{line}");
+        let made = made.cert.clone();
+        assert!(!receiver.log_tail().contains(&made), "{words}");
+    }
+
+    // It expires while it is served, and is renewed.
+    let made = valid(-60, 5);
+    let mount = Mount::new(&made.cert, &made.key);
+    let receiver = start(&mount).await?;
+    says(&receiver, "the certificate expired at").await?;
+    let gauge = "chekt_receiver_certificate_not_after_seconds ";
+    let metrics = receiver.metrics().await?;
+    let ends: i64 = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(gauge))
+        .unwrap()
+        .parse()?;
+    assert!(ends <= Timestamp::now().as_second(), "{ends}");
+    let renewed = valid(-60, 3600);
+    mount.change("renewed", &renewed.cert, &renewed.key);
+    says(&receiver, "the certificate is valid").await
 }
 
 #[tokio::test]

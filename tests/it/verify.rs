@@ -597,14 +597,14 @@ async fn a_certificate_is_judged_as_chekt_would() -> anyhow::Result<()> {
             ("localhost", -9, -1),
             true,
             "failed",
-            "is expired since",
+            "the certificate expired at",
             "renew",
         ),
         (
             ("localhost", 1, 9),
             true,
             "failed",
-            "not valid yet",
+            "the certificate is not valid before",
             "clocks",
         ),
         (
