@@ -103,7 +103,7 @@ enum Verb {
     Status(commands::status::StatusArgs),
     /// Follows the way of a delivery from CHeKT to its Event, step by step, and says what is broken and what to do. Exit code
     /// 0: deliveries arrive; 2: something is broken; 3: nothing is known to be broken, and nothing proves that they arrive;
-    /// 1: it cannot be said. It sends one request without a signature, and has a test delivery made (--no-test: not).
+    /// 1: it cannot be said. It sends a probe, which the receiver refuses, and has a test delivery made (--no-test: not).
     Verify(Box<commands::verify::VerifyArgs>),
     /// Asks for a test delivery. Exit code with --wait 0: it has arrived; 2: it has not; 1: it cannot be asked for.
     Test(commands::asked::AskArgs),

@@ -93,42 +93,42 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn from_to(not_before: i64, not_after: i64) -> Option<Validity> {
-        Some(Validity {
+    fn from_to(not_before: i64, not_after: i64) -> Validity {
+        Validity {
             not_before: at(not_before),
             not_after: at(not_after),
-        })
+        }
     }
 
     #[test]
     fn the_first_certificate_outside_its_validity_is_named() {
         let cases = [
-            (vec![from_to(10, 20)], Standing::Valid),
-            (vec![from_to(10, 15)], Standing::Valid),
-            (vec![from_to(15, 20)], Standing::Valid),
+            (vec![Some(from_to(10, 20))], Standing::Valid),
+            (vec![Some(from_to(10, 15))], Standing::Valid),
+            (vec![Some(from_to(15, 20))], Standing::Valid),
             (
-                vec![from_to(10, 14)],
+                vec![Some(from_to(10, 14))],
                 Standing::Expired {
                     link: 0,
                     at: at(14),
                 },
             ),
             (
-                vec![from_to(16, 20)],
+                vec![Some(from_to(16, 20))],
                 Standing::NotYetValid {
                     link: 0,
                     at: at(16),
                 },
             ),
             (
-                vec![from_to(10, 20), from_to(0, 12)],
+                vec![Some(from_to(10, 20)), Some(from_to(0, 12))],
                 Standing::Expired {
                     link: 1,
                     at: at(12),
                 },
             ),
             (
-                vec![from_to(10, 20), None, from_to(16, 20)],
+                vec![Some(from_to(10, 20)), None, Some(from_to(16, 20))],
                 Standing::NotYetValid {
                     link: 2,
                     at: at(16),
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_chain_ends_with_the_certificate_that_expires_first() {
-        let chain = [from_to(0, 30), None, from_to(0, 20)];
+        let chain = [Some(from_to(0, 30)), None, Some(from_to(0, 20))];
         assert_eq!(not_after(&chain), Some(at(20)));
         assert_eq!(not_after(&[None]), None);
     }

@@ -74,8 +74,6 @@ pub fn progress(webhook: &ChektWebhook, request: &str, before: &Mark) -> Progres
     }
     if let Some((_, why)) = &now.refused
         && now.refused != before.refused
-        // This checkup makes such a request itself.
-        && why != Refusal::SignatureMissing.as_str()
     {
         return Progress::Refused(why.clone());
     }
@@ -237,7 +235,7 @@ mod tests {
             ),
             (
                 status("mine", pending, &refused("SignatureMissing")),
-                Progress::Asked,
+                Progress::Refused("SignatureMissing".to_owned()),
             ),
         ];
         let before = Mark::of(&webhook(&status("old", yes, &known), false));

@@ -5,7 +5,7 @@
 //! trigger arrive, does the signature fit. Nothing here looks at anything: facts come in, with the time where it matters.
 //!
 //! ```text
-//! webhook -> account -> remote -> dns -> tcp -> tls -> answer -> delivery -> event -> journal
+//! webhook -> account -> remote -> dns -> tcp -> tls -> answer -> probe -> delivery -> event -> journal
 //! ```
 
 pub mod certificate;
@@ -13,11 +13,12 @@ pub mod delivery;
 pub mod installation;
 pub mod object;
 pub mod path;
+pub mod probe;
 pub mod remote;
 pub mod summary;
 pub mod verdict;
 
-/// What is looked at, in this order. The first ten are about one webhook, the others about the installation.
+/// What is looked at, in this order. The first eleven are about one webhook, the others about the installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The `ChektWebhook` and its conditions.
@@ -32,8 +33,10 @@ pub enum Step {
     Tcp,
     /// The certificate.
     Tls,
-    /// What an unsigned request is told.
+    /// Who answers a request, and how.
     Answer,
+    /// What the receiver saw of that request.
+    Probe,
     /// A test delivery, signed by CHeKT.
     Delivery,
     /// The Event that it became.
@@ -66,6 +69,7 @@ impl Step {
             Step::Tcp => "tcp",
             Step::Tls => "tls",
             Step::Answer => "answer",
+            Step::Probe => "probe",
             Step::Delivery => "delivery",
             Step::Event => "event",
             Step::Journal => "journal",

@@ -8,7 +8,9 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 
 use super::certificate::{self, Standing, Validity};
+use super::probe::Arrival;
 use super::{Finding, Step};
+use crate::resources::refusal::Refusal;
 
 /// With less than this left, a certificate is renewed late: what renews by itself does so a month before.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -362,9 +364,11 @@ fn outside_validity(standing: Standing) -> Finding {
     Finding::failed(Step::Tls, said, next)
 }
 
-/// What is found of the answer to an unsigned request. `elsewhere`: the url is somebody else's, whose words we do not know.
+/// What is found of the answer to a request without a valid signature. `elsewhere`: the url belongs to another receiver, whose
+/// words are not known. `arrival`: what this webhook's status says of the request.
 #[must_use]
-pub fn answer(answered: &Answered, elsewhere: bool) -> Finding {
+pub fn answer(answered: &Answered, elsewhere: bool, arrival: &Arrival) -> Finding {
+    let seen = matches!(arrival, Arrival::Seen { .. });
     let step = Step::Answer;
     let answer = match answered {
         Answered::With(answer) => answer,
@@ -389,8 +393,8 @@ pub fn answer(answered: &Answered, elsewhere: bool) -> Finding {
         .as_ref()
         .map_or_else(String::new, |server| format!(" by {server:?}"));
     let foreign = |what: &str| format!("{status}{by}: {what}");
-    if answer.ours && status == 401 {
-        if answer.took > SLOW {
+    if answer.ours && (seen || status == 401) {
+        if answer.took > SLOW && !arrival.is_without_key() {
             return Finding::warning(
                 step,
                 format!(
@@ -400,9 +404,22 @@ pub fn answer(answered: &Answered, elsewhere: bool) -> Finding {
                 "see what takes so long on the way: an overloaded proxy, or a receiver without CPU",
             );
         }
-        return Finding::ok(
+        let said = match status {
+            401 => "our receiver refuses a request without a valid signature, as it must (401)"
+                .to_owned(),
+            status => format!("our receiver answers ({status})"),
+        };
+        return Finding::ok(step, said);
+    }
+    if let Some(refusal) = arrival.unreadable().filter(|_| !answer.ours) {
+        let said = format!("{status}{by}: {}", refusal.meaning());
+        return Finding::failed(step, said, refusal.remedy());
+    }
+    if seen && (300..500).contains(&status) {
+        return Finding::warning(
             step,
-            "our receiver refuses a request without a signature, as it must (401)",
+            foreign("another server answers in the place of the receiver, which got the request"),
+            "have the proxy pass on what the receiver answers on this path (no error pages of its own): CHeKT counts anything but 200 as a failure",
         );
     }
     if answer.ours && status == 503 {
@@ -443,7 +460,7 @@ pub fn answer(answered: &Answered, elsewhere: bool) -> Finding {
         401 | 403 if elsewhere => {
             return Finding::ok(
                 step,
-                foreign("whoever receives there refuses a request without a signature"),
+                foreign("the receiver there refuses a request without a signature"),
             );
         }
         401 | 403 | 407 => (
@@ -460,14 +477,35 @@ pub fn answer(answered: &Answered, elsewhere: bool) -> Finding {
             foreign("not our receiver: whoever answers takes no POST here"),
             "have the Ingress or Gateway lead this path to the receiver's Service",
         ),
-        502..=504 => (
+        413 => (
+            foreign("a proxy takes no body of 4 KiB"),
+            "raise its limit for bodies, such as client_max_body_size of nginx (nginx.ingress.kubernetes.io/proxy-body-size)",
+        ),
+        431 | 494 => (
+            foreign("the headers are too large by the time they arrive"),
+            Refusal::HeadersTooLarge.remedy(),
+        ),
+        400 if !elsewhere => (
+            foreign("the request cannot be read where it arrives"),
+            "switch the PROXY protocol off between load balancer and receiver (send-proxy, proxy_protocol), and have it speak HTTPS to the receiver only if that has a certificate (receiver.tls)",
+        ),
+        429 => (
+            foreign("a proxy limits how often requests may come"),
+            "let CHeKT's requests through without a limit: it counts this as a failure as well",
+        ),
+        // Cloudflare's own numbers.
+        525 | 526 => (
+            foreign("the CDN does not accept the certificate of the server behind it"),
+            "give the receiver, or the Ingress behind the CDN, a certificate that the CDN trusts",
+        ),
+        502..=504 | 520..=524 | 530 => (
             foreign("a proxy, which gets no answer from the receiver behind it"),
-            "see that the receiver runs and is ready, and that its Service has endpoints (kubectl get endpointslices)",
+            "see that the receiver runs and is ready, that its Service has endpoints (kubectl get endpointslices), and that the proxy speaks HTTPS to it if it has a certificate (receiver.tls) and HTTP if not",
         ),
         400..=499 if elsewhere => {
             return Finding::ok(
                 step,
-                foreign("whoever receives there refuses a request without a signature"),
+                foreign("the receiver there refuses a request without a signature"),
             );
         }
         _ => (
@@ -482,6 +520,7 @@ pub fn answer(answered: &Answered, elsewhere: bool) -> Finding {
 mod tests {
     use super::super::Outcome;
     use super::*;
+    use crate::resources::webhook::SeenProbe;
 
     const DAY: i64 = 24 * 3600;
 
@@ -761,6 +800,42 @@ mod tests {
                 "Ingress",
             ),
             (
+                with(429, false),
+                Outcome::Failed,
+                "limits how often",
+                "without a limit",
+            ),
+            (
+                with(522, false),
+                Outcome::Failed,
+                "gets no answer",
+                "endpoints",
+            ),
+            (
+                with(526, false),
+                Outcome::Failed,
+                "does not accept the certificate",
+                "CDN trusts",
+            ),
+            (
+                with(413, false),
+                Outcome::Failed,
+                "no body of 4 KiB",
+                "proxy-body-size",
+            ),
+            (
+                with(431, false),
+                Outcome::Failed,
+                "headers are too large",
+                "adds large headers",
+            ),
+            (
+                with(400, false),
+                Outcome::Failed,
+                "cannot be read",
+                "PROXY protocol",
+            ),
+            (
                 with(500, false),
                 Outcome::Failed,
                 "not our receiver",
@@ -780,7 +855,7 @@ mod tests {
             ),
         ];
         for (answered, outcome, said, next) in cases {
-            let found = answer(&answered, false);
+            let found = answer(&answered, false, &Arrival::nothing());
             assert_eq!(found.outcome, outcome, "{answered:?}");
             assert!(found.said.contains(said), "{found:?}");
             assert!(
@@ -796,10 +871,56 @@ mod tests {
             (502, Outcome::Failed),
         ] {
             assert_eq!(
-                answer(&with(status, false), true).outcome,
+                answer(&with(status, false), true, &Arrival::nothing()).outcome,
                 outcome,
                 "{status}"
             );
+        }
+    }
+
+    #[test]
+    fn an_answer_in_the_place_of_the_receivers_is_no_proof_that_it_gets_nothing() {
+        let with = |status, ours| {
+            Answered::With(Answer {
+                status,
+                ours,
+                location: None,
+                server: None,
+                took: Duration::from_millis(10),
+            })
+        };
+        for (status, ours, outcome) in [
+            (401, true, Outcome::Ok),
+            (503, true, Outcome::Ok),
+            (401, false, Outcome::Warning),
+            (302, false, Outcome::Warning),
+            (200, false, Outcome::Failed),
+            (504, false, Outcome::Failed),
+        ] {
+            let seen = Arrival::Seen {
+                probe: SeenProbe {
+                    id: String::new(),
+                    refused: "SignatureMismatch".to_owned(),
+                    from: None,
+                    path: None,
+                    intact: Some(true),
+                },
+                from: None,
+            };
+            let found = answer(&with(status, ours), false, &seen);
+            assert_eq!(found.outcome, outcome, "{found:?}");
+        }
+        for (status, refused, said) in [
+            (400, "ProxyProtocol", "begins with a PROXY protocol header"),
+            (431, "HeadersTooLarge", "larger than 16 KiB"),
+            (400, "SignatureMismatch", "cannot be read where it arrives"),
+        ] {
+            let unseen = Arrival::Unseen {
+                refused: Some(refused.to_owned()),
+            };
+            let found = answer(&with(status, false), false, &unseen);
+            assert_eq!(found.outcome, Outcome::Failed);
+            assert!(found.said.contains(said), "{found:?}");
         }
     }
 

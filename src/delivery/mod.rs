@@ -25,6 +25,7 @@ pub mod note;
 pub mod notice;
 pub mod pacing;
 pub mod patience;
+pub mod probe;
 pub mod profile;
 pub mod received;
 pub mod retry;

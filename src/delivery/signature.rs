@@ -100,6 +100,28 @@ impl Signatures {
             (false, true) => Err(Refused::Missing),
         }
     }
+
+    /// Whether one of them is this key's over this body. Each is compared, so that the time does not tell which came near.
+    pub(super) fn fit(&self, key: &[u8], body: &[u8]) -> bool {
+        mac(key, body).is_some_and(|mac| {
+            let fits = |signature: &[u8; 32]| mac.clone().verify_slice(signature).is_ok();
+            self.0.iter().fold(false, |any, s| fits(s) | any)
+        })
+    }
+}
+
+/// The value of a signature header.
+pub(super) fn sign(profile: &Profile, key: &[u8], body: &[u8]) -> String {
+    let digest = mac(key, body).map(|mac| mac.finalize().into_bytes());
+    let hex = digest.map(|digest| data_encoding::HEXLOWER.encode(&digest));
+    format!("{}{}", profile.prefix, hex.unwrap_or_default())
+}
+
+/// HMAC takes keys of any length, so `None` cannot come.
+fn mac(key: &[u8], body: &[u8]) -> Option<Hmac<Sha256>> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).ok()?;
+    mac.update(body);
+    Some(mac)
 }
 
 fn digest(profile: &Profile, part: &[u8]) -> Option<[u8; 32]> {
@@ -142,7 +164,7 @@ impl Delivery<Unverified> {
     ) -> Result<Delivery<Verified>, Refused> {
         let key = keyring
             .accepted()
-            .find(|key| signed_with(key, &self.body, signatures))
+            .find(|key| signatures.fit(key.secret.expose(), &self.body))
             .ok_or(Refused::Mismatch)?;
         let is = |place: Option<&Key>| place.is_some_and(|k| std::ptr::eq(k, key));
         let place = if is(keyring.current.as_ref()) {
@@ -165,23 +187,7 @@ impl Delivery<Unverified> {
 
 /// Takes as long as one key would and believes nothing: for a path without a key, which must not be known by its time.
 pub fn disbelieve(body: &[u8], signatures: &Signatures) {
-    std::hint::black_box(fits(b"no key", body, signatures));
-}
-
-fn signed_with(key: &Key, body: &[u8], signatures: &Signatures) -> bool {
-    fits(key.secret.expose(), body, signatures)
-}
-
-fn fits(secret: &[u8], body: &[u8], signatures: &Signatures) -> bool {
-    // HMAC takes keys of any length, so the error cannot come; an empty key cannot either, see `SigningSecret`.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else {
-        return false;
-    };
-    mac.update(body);
-    // Every signature is compared, so that the time does not tell which of them came near.
-    signatures.0.iter().fold(false, |fits, signature| {
-        mac.clone().verify_slice(signature).is_ok() | fits
-    })
+    std::hint::black_box(signatures.fit(b"no key", body));
 }
 
 impl Delivery<Verified> {

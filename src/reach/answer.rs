@@ -1,4 +1,4 @@
-//! One request without a signature, as anybody could send it, and who answers.
+//! One request without a valid signature, as anybody could send it, and who answers.
 //!
 //! It goes to the address that was connected to and to no proxy of this machine's, follows no redirect, and waits for as
 //! long as CHeKT waits. It is honest about who it is in its `User-Agent`.
@@ -12,6 +12,8 @@ use reqwest::redirect::Policy;
 use super::{Place, cleaned};
 use crate::checkup::path::{Answer, Answered};
 use crate::delivery::answers;
+use crate::delivery::probe::{HEADER, Probe};
+use crate::delivery::profile::PARTNER;
 
 /// How long CHeKT waits for an answer (webhook-setup-guide, "Prerequisites").
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -20,9 +22,9 @@ const LONGEST_BODY: usize = 64;
 /// Who asks.
 const AGENT: &str = concat!("chekt-operator-verify/", env!("CARGO_PKG_VERSION"));
 
-/// Sends the request and gives back who answered. The certificate was looked at before and is not looked at again: nothing
+/// Sends the request, as a probe of a webhook where there is one, and gives back who answered. The certificate was looked at before and is not looked at again: nothing
 /// that is sent is worth hiding, and who stands behind a bad certificate is worth knowing.
-pub async fn ask(place: &Place, address: SocketAddr) -> Answered {
+pub async fn ask(place: &Place, address: SocketAddr, probe: Option<&Probe>) -> Answered {
     let client = reqwest::Client::builder()
         .user_agent(AGENT)
         .redirect(Policy::none())
@@ -38,12 +40,20 @@ pub async fn ask(place: &Place, address: SocketAddr) -> Answered {
         Err(error) => return Answered::Broken(why(&error)),
     };
     let began = Instant::now();
-    let sent = client
+    let request = client
         .post(place.url.clone())
-        .header(CONTENT_TYPE, "application/json")
-        .body("{}")
-        .send()
-        .await;
+        .header(CONTENT_TYPE, "application/json");
+    let request = match probe {
+        Some(probe) => {
+            let body = probe.body();
+            request
+                .header(HEADER, probe.header())
+                .header(PARTNER.signature_header, probe.signature(&PARTNER, &body))
+                .body(body)
+        }
+        None => request.body("{}"),
+    };
+    let sent = request.send().await;
     let mut response = match sent {
         Ok(response) => response,
         Err(error) if error.is_timeout() => return Answered::TimedOut,

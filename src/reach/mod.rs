@@ -115,6 +115,12 @@ fn fault(error: &io::Error) -> Fault {
     }
 }
 
+/// Whom an address can be reached by, as it is written; `None`: it is none.
+#[must_use]
+pub fn scope_of(address: &str) -> Option<Scope> {
+    Some(shown(address.parse().ok()?).scope)
+}
+
 fn shown(ip: IpAddr) -> Address {
     Address {
         text: ip.to_string(),

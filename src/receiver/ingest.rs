@@ -32,6 +32,7 @@ use super::body::{Allowance, Held, LARGEST, Unread};
 use super::keyring::{Found, Index, Webhook};
 use super::metrics::{Metrics, Place};
 use super::origin::Origins;
+use super::probe::Sighting;
 use super::status::Reports;
 use crate::delivery::answers;
 use crate::delivery::event::UNREADABLE;
@@ -88,6 +89,7 @@ pub struct Visitor(pub Arc<dyn Visit>);
 struct Arrival {
     began: Instant,
     place: Option<Arc<str>>,
+    probe: Option<Arc<Sighting>>,
 }
 
 /// A request whose headers leave it a chance.
@@ -124,14 +126,17 @@ async fn deliver(
 async fn account(State(ingest): State<Arc<Ingest>>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let place: Option<Arc<str>> = place(request.uri().path()).map(Arc::from);
+    let probe = Sighting::of(&request, &ingest.origins).map(Arc::new);
     let mut unanswered = Unanswered {
         ingest: &ingest,
         place: place.as_deref(),
+        probe: probe.clone(),
         refusal: Some(Refusal::ConnectionLost),
     };
     let arrival = Arrival {
         began,
         place: place.clone(),
+        probe,
     };
     request.extensions_mut().insert(arrival);
     let response = next.run(request).await;
@@ -149,13 +154,16 @@ async fn account(State(ingest): State<Arc<Ingest>>, mut request: Request, next: 
 struct Unanswered<'r> {
     ingest: &'r Ingest,
     place: Option<&'r str>,
+    probe: Option<Arc<Sighting>>,
     refusal: Option<Refusal>,
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        if let Some(refusal) = self.refusal {
-            self.ingest.refused(refusal, self.place);
+        match (self.refusal, &self.probe) {
+            (Some(refusal), Some(probe)) => self.ingest.probed(probe, refusal, self.place),
+            (Some(refusal), None) => self.ingest.refused(refusal, self.place),
+            (None, _) => {}
         }
     }
 }
@@ -269,6 +277,17 @@ impl Ingest {
         }
     }
 
+    /// Counts a probe, and notes it in the status of the webhook that it names. One that names none is a request like any.
+    fn probed(&self, probe: &Sighting, refusal: Refusal, place: Option<&str>) {
+        let webhook = self.index.borrow().at(probe.webhook()).cloned();
+        let Some(webhook) = webhook else {
+            return self.refused(refusal, place);
+        };
+        self.metrics.delivery(probe.outcome(refusal));
+        self.reports
+            .probed(&webhook.identity, probe.seen(refusal, place));
+    }
+
     /// Finds a key that the signature fits.
     ///
     /// A keyring may be on its way: that of a webhook that was made a moment ago, or all of them after a start. Waiting
@@ -280,6 +299,9 @@ impl Ingest {
         body: Vec<u8>,
     ) -> Result<(Arc<Webhook>, Arc<Keyring>, Delivery<Verified>), Refusal> {
         let began = signed.arrival.began;
+        if let Some(probe) = &signed.arrival.probe {
+            probe.compare(&signed.signatures, &body);
+        }
         let find = |index: &Index| match &signed.arrival.place {
             Some(place) => index.find(place),
             None => Found::Nobody,

@@ -23,10 +23,17 @@ const SLOW: [f64; 15] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
 ];
 
-/// What becomes of a request with a 200.
-const ACKNOWLEDGED: [Value; 2] = [
+/// The outcome of a probe of `verify` that arrives as it was sent.
+pub const PROBE: &str = "probe";
+
+/// What becomes of a request that is not a refused delivery.
+const ACKNOWLEDGED: [Value; 3] = [
     ("accepted", "200: it is on disk"),
     ("duplicate", "200: a copy was on disk already"),
+    (
+        PROBE,
+        "401: a request of `kubectl chekt verify` that arrived as it was sent",
+    ),
 ];
 
 /// What becomes of a request.

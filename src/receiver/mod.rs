@@ -20,6 +20,7 @@ pub mod linger;
 pub mod metrics;
 pub mod opening;
 pub mod origin;
+mod probe;
 pub mod publisher;
 pub mod server;
 pub mod status;

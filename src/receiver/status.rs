@@ -23,7 +23,7 @@ use crate::cluster::{ClusterError, deliveries, secrets};
 use crate::delivery::delay;
 use crate::resources::keyring::{TestRequest, WebhookIdentity};
 use crate::resources::refusal::Refusal;
-use crate::resources::webhook::{Delay, Deliveries};
+use crate::resources::webhook::{Delay, Deliveries, SeenProbe};
 
 /// The least time between two writes for one webhook.
 const EVERY: Duration = Duration::from_secs(30);
@@ -41,6 +41,13 @@ const LAST: Duration = Duration::from_secs(3);
 /// The least time between two writes for one webhook about a delay: one that comes and goes must not be written each
 /// second.
 const EVERY_DELAY: Duration = Duration::from_secs(5);
+/// The least time between two probes, of all webhooks, that are written at once. The others wait as refusals do: anybody can
+/// send probes.
+const EVERY_PROBE: Duration = Duration::from_secs(2);
+/// For how long a probe is kept here: other receivers write theirs into the same list.
+const PROBE_KEPT: Duration = Duration::from_secs(60);
+/// The most probes in a status.
+const MAX_PROBES: usize = 4;
 /// How often all webhooks are looked at for the word of a receiver about a delay that is gone for good.
 const LOOK: Duration = Duration::from_secs(60);
 /// The longest name of an event in the status.
@@ -57,6 +64,8 @@ struct Ledger {
     /// The report of a delay that each webhook shows, and since when it has not changed. How old it is tells no time
     /// that another machine wrote.
     heard: HashMap<String, (Delay, Duration)>,
+    /// Before this, a probe is not written at once.
+    probe_not_before: Duration,
 }
 
 #[derive(Debug)]
@@ -71,6 +80,10 @@ struct Entry {
     failures: u32,
     refused: u64,
     delay_not_before: Duration,
+    /// A probe came in since the last write.
+    probed: bool,
+    /// When a probe was last written.
+    probed_at: Duration,
 }
 
 /// One write that is due.
@@ -188,6 +201,8 @@ impl Ledger {
                 failures: 0,
                 refused: 0,
                 delay_not_before: Duration::ZERO,
+                probed: false,
+                probed_at: Duration::ZERO,
             })
     }
 
@@ -246,6 +261,13 @@ impl Ledger {
         }
     }
 
+    fn probed(&mut self, webhook: &WebhookIdentity, probe: SeenProbe) {
+        let entry = self.entry(webhook);
+        entry.changed = true;
+        entry.probed = true;
+        push_probe(&mut entry.deliveries.probes, probe);
+    }
+
     /// Notes which webhooks are to be told of a delay, or that it is over.
     fn look(&mut self, index: &Index, name: &str, at: Timestamp, now: Duration) {
         self.look_at = None;
@@ -284,11 +306,18 @@ impl Ledger {
     fn due(&mut self, now: Duration, all: bool) -> Vec<Due> {
         let mut due = Vec::new();
         for entry in self.webhooks.values_mut() {
-            if !entry.changed || !(all || now >= entry.due_at()) {
+            if !entry.changed || !(all || now >= entry.due_at(self.probe_not_before)) {
                 continue;
+            }
+            if entry.probed {
+                self.probe_not_before = now + EVERY_PROBE;
+                entry.probed_at = now;
+            } else if now.saturating_sub(entry.probed_at) > PROBE_KEPT {
+                entry.deliveries.probes.clear();
             }
             entry.changed = false;
             entry.urgent = false;
+            entry.probed = false;
             entry.not_before = now + EVERY;
             due.push(Due {
                 webhook: entry.webhook.clone(),
@@ -303,7 +332,8 @@ impl Ledger {
 
     fn next_at(&self) -> Option<Duration> {
         let waiting = self.webhooks.values().filter(|entry| entry.changed);
-        waiting.map(Entry::due_at).chain(self.look_at).min()
+        let due = waiting.map(|entry| entry.due_at(self.probe_not_before));
+        due.chain(self.look_at).min()
     }
 
     fn written(&mut self, uid: &str) {
@@ -338,12 +368,21 @@ impl Ledger {
 }
 
 impl Entry {
-    fn due_at(&self) -> Duration {
-        if self.urgent && self.failures == 0 {
-            Duration::ZERO
-        } else {
-            self.not_before
+    fn due_at(&self, probe_not_before: Duration) -> Duration {
+        match (self.failures, self.urgent, self.probed) {
+            (0, true, _) => Duration::ZERO,
+            (0, false, true) => self.not_before.min(probe_not_before),
+            _ => self.not_before,
         }
+    }
+}
+
+/// Puts a probe at the end of a list, or the younger sight of it in its place.
+fn push_probe(probes: &mut Vec<SeenProbe>, probe: SeenProbe) {
+    probes.retain(|known| known.id != probe.id);
+    probes.push(probe);
+    if probes.len() > MAX_PROBES {
+        probes.remove(0);
     }
 }
 
@@ -359,6 +398,9 @@ fn seconds(at: Timestamp) -> Time {
 fn merged(due: &Due, live: Option<&Deliveries>) -> Deliveries {
     let mut all = live.cloned().unwrap_or_default();
     let ours = &due.deliveries;
+    for probe in &ours.probes {
+        push_probe(&mut all.probes, probe.clone());
+    }
     if due.news.received {
         all.last_received_at.clone_from(&ours.last_received_at);
         all.last_event.clone_from(&ours.last_event);
@@ -405,6 +447,12 @@ impl Reports {
     /// A request to the path of a webhook that exists was refused.
     pub fn refused(&self, webhook: &WebhookIdentity, refusal: Refusal, at: Timestamp) {
         self.lock().refused(webhook, refusal, at);
+        self.changed.notify_one();
+    }
+
+    /// A probe that names a webhook was refused, as all are.
+    pub fn probed(&self, webhook: &WebhookIdentity, probe: SeenProbe) {
+        self.lock().probed(webhook, probe);
         self.changed.notify_one();
     }
 
@@ -620,6 +668,77 @@ mod tests {
         let all = merged(&later[0], Some(&all));
         assert_eq!(all.last_test_key.as_deref(), Some("k2"));
         assert_eq!(all.last_verified_key.as_deref(), Some("k3"));
+    }
+
+    fn probe(id: &str) -> SeenProbe {
+        SeenProbe {
+            id: id.to_owned(),
+            refused: "SignatureMismatch".to_owned(),
+            from: None,
+            path: None,
+            intact: Some(true),
+        }
+    }
+
+    fn ids(deliveries: &Deliveries) -> Vec<&str> {
+        deliveries.probes.iter().map(|p| p.id.as_str()).collect()
+    }
+
+    #[test]
+    fn a_probe_is_written_at_once_and_a_flood_of_them_every_two_seconds_whatever_they_name() {
+        let mut ledger = Ledger::default();
+        let named = |n: usize| WebhookIdentity {
+            name: format!("w{n}"),
+            uid: format!("u{n}"),
+            ..webhook()
+        };
+        for n in 0..100 {
+            ledger.verified(&named(n), "site.armed", "k", None, at(1));
+        }
+        assert_eq!(ledger.due(sec(100), false).len(), 100);
+        let mut writes = 0;
+        for second in 101..130 {
+            for n in 0..100 {
+                ledger.probed(&named(n), probe(&format!("{second}-{n}")));
+            }
+            let due = ledger.due(sec(second), false);
+            writes += due.len();
+            assert!(
+                due.iter()
+                    .all(|d| d.refused == 0 && d.deliveries.probes.len() <= 4)
+            );
+        }
+        assert_eq!(writes, 15);
+        assert!(ledger.next_at().unwrap() <= sec(131));
+        // The others at the pace of refusals; the last of these writes said all about its webhook.
+        assert_eq!(ledger.due(sec(161), false).len(), 99);
+    }
+
+    #[test]
+    fn the_last_four_probes_stay_whichever_receiver_saw_them() {
+        let mut ledger = Ledger::default();
+        for id in ["1", "2", "3", "4", "5", "3"] {
+            ledger.probed(&webhook(), probe(id));
+        }
+        let ours = ledger.due(sec(100), false).remove(0);
+        assert_eq!(ids(&ours.deliveries), ["2", "4", "5", "3"]);
+        let theirs = Deliveries {
+            probes: ["3", "a", "b"].map(probe).to_vec(),
+            ..Deliveries::default()
+        };
+        assert_eq!(ids(&merged(&ours, Some(&theirs))), ["2", "4", "5", "3"]);
+        let newer = Due {
+            deliveries: Deliveries {
+                probes: vec![probe("c")],
+                ..Deliveries::default()
+            },
+            ..ours
+        };
+        assert_eq!(ids(&merged(&newer, Some(&theirs))), ["3", "a", "b", "c"]);
+        // A probe of long ago does not take the place of another receiver's.
+        ledger.verified(&webhook(), "site.armed", "k", None, at(1));
+        let later = ledger.due(sec(200), false).remove(0);
+        assert_eq!(ids(&merged(&later, Some(&theirs))), ["3", "a", "b"]);
     }
 
     #[test]

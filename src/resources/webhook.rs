@@ -311,6 +311,35 @@ pub struct Deliveries {
     /// There only while a delivery has waited for longer than a minute to become an Event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delayed: Option<Delay>,
+
+    /// The last four probes of `kubectl chekt verify` that arrived, the youngest last. They count as neither deliveries nor
+    /// refusals.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<SeenProbe>,
+}
+
+/// What the receiver saw of a probe of `kubectl chekt verify`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SeenProbe {
+    /// The number that the probe gave itself.
+    pub id: String,
+
+    /// Why it was refused, in a word of `lastRejectedReason`. Nothing is wrong with `SignatureMismatch`: a probe is not signed
+    /// with a key of the webhook.
+    pub refused: String,
+
+    /// The address that the receiver takes for the sender's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+
+    /// How the path under which it arrived differs from the webhook's: `Shortened`, `Extended` at its beginning, or `Other`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+
+    /// Whether signature and body arrived as they were sent; absent where the body was not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intact: Option<bool>,
 }
 
 /// Deliveries that wait for longer than a minute to become Events. Times have whole seconds.

@@ -14,11 +14,12 @@ use super::process::lasting_address;
 use super::reaper::{self, Guarded};
 
 /// The proxies, with the libraries that a small Debian may lack.
-const PACKAGES: [&str; 4] = [
+const PACKAGES: [&str; 5] = [
     "nginx",
     "haproxy",
     "liblua5.3-0",
     "libopentracing-c-wrapper0",
+    "libopentracing1",
 ];
 /// How long a start may take.
 const START: Duration = Duration::from_secs(20);

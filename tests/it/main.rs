@@ -28,6 +28,7 @@ mod faults;
 mod generated;
 mod hardness;
 mod import;
+mod in_front;
 mod journal;
 mod keyrings;
 mod kill;

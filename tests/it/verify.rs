@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::harness::cluster::Said;
 use crate::harness::process::{binary, command_in};
-use crate::harness::{Cluster, Identity, Launch, Process, Role, Stage, StageOptions};
+use crate::harness::{Cluster, Identity, Launch, Lone, Process, Role, Stage, StageOptions};
 
 const SOON: Duration = Duration::from_secs(30);
 /// The words of our receiver.
@@ -41,10 +41,18 @@ async fn verify_as(
 }
 
 /// The same as admin, for programs: exit code and what was said.
-async fn verify(cluster: &Cluster, args: &[&str]) -> anyhow::Result<(i32, Value)> {
-    let mut all = vec!["-o", "json"];
-    all.extend(args);
-    read(&verify_as(cluster, Identity::Admin, &[], &all).await?)
+pub async fn verify(cluster: &Cluster, args: &[&str]) -> anyhow::Result<(i32, Value)> {
+    verify_with(cluster, &[], args).await
+}
+
+/// The same, with more environment.
+pub async fn verify_with(
+    cluster: &Cluster,
+    env: &[(&str, &str)],
+    args: &[&str],
+) -> anyhow::Result<(i32, Value)> {
+    let all = [&["-o", "json"], args].concat();
+    read(&verify_as(cluster, Identity::Admin, env, &all).await?)
 }
 
 fn read(said: &Said) -> anyhow::Result<(i32, Value)> {
@@ -61,7 +69,7 @@ fn step<'v>(said: &'v Value, name: &str) -> &'v Value {
 
 /// That a step came to this, with these words in what was seen and in what is to be done.
 #[track_caller]
-fn finds(said: &Value, name: &str, outcome: &str, seen: &str, next: &str) {
+pub fn finds(said: &Value, name: &str, outcome: &str, seen: &str, next: &str) {
     let found = step(said, name);
     assert_eq!(found["outcome"], outcome, "{said:#}");
     assert!(found["said"].as_str().unwrap().contains(seen), "{found:#}");
@@ -332,7 +340,7 @@ async fn a_secret_that_does_not_fit_is_found_by_the_test_delivery() -> anyhow::R
 }
 
 #[tokio::test]
-async fn a_receiver_without_the_keyring_is_found_by_the_test_delivery() -> anyhow::Result<()> {
+async fn a_receiver_without_the_keyring_is_found_by_the_probe() -> anyhow::Result<()> {
     // Retries that come late enough leave the webhook active.
     let options = StageOptions {
         with_controller: false,
@@ -360,9 +368,9 @@ async fn a_receiver_without_the_keyring_is_found_by_the_test_delivery() -> anyho
     finds(&said, "answer", "ok", "our receiver", "");
     finds(
         &said,
-        "delivery",
+        "probe",
         "failed",
-        "has no key yet",
+        "no key yet",
         "--operator-namespace",
     );
     Ok(())
@@ -399,7 +407,7 @@ async fn webhook_at(cluster: &Cluster, name: &str, url: &str) -> anyhow::Result<
 }
 
 /// The account of such webhooks.
-async fn account(cluster: &Cluster) -> anyhow::Result<()> {
+pub async fn account(cluster: &Cluster) -> anyhow::Result<()> {
     let account = json!({
         "apiVersion": "chekt.com/v1alpha1", "kind": "ChektAccount", "metadata": {"name": "default"},
         "spec": {"auth": {"accessToken": {"secretRef": {"name": "none", "key": "none"}}}},
@@ -438,7 +446,8 @@ async fn stranger(answer: &'static str) -> anyhow::Result<SocketAddr> {
 async fn say(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &'static str) {
     let mut seen = Vec::new();
     let mut buffer = [0; 1024];
-    while !seen.ends_with(b"{}") {
+    // Bodies are JSON objects, and headers end with none.
+    while !seen.ends_with(b"}") {
         match stream.read(&mut buffer).await {
             Ok(n) if n > 0 && buffer[0].is_ascii_graphic() => seen.extend_from_slice(&buffer[..n]),
             Ok(n) if n > 0 => {
@@ -503,7 +512,7 @@ async fn whatever_stands_in_the_receivers_place_is_called_by_its_name() -> anyho
     for (n, (url, broken, seen, next)) in cases.iter().enumerate() {
         let name = format!("w{n}");
         webhook_at(&cluster, &name, url).await?;
-        let (code, said) = verify(&cluster, &[&name]).await?;
+        let (code, said) = verify(&cluster, &[&name, "--timeout", "1s"]).await?;
         assert_eq!(code, 2, "{url}: {said:#}");
         finds(&said, broken, "failed", seen, next);
         assert!(
@@ -520,9 +529,15 @@ async fn whatever_stands_in_the_receivers_place_is_called_by_its_name() -> anyho
     let (code, said) = verify(&cluster, &["w0", "--from-inside", "--no-test"]).await?;
     assert_eq!(code, 0, "{said:#}");
     finds(&said, "dns", "warning", "seen from inside", "DNS record");
-    // Nobody acts on a request where there is no controller.
+    // A server that answers as our receiver does, and is none.
     webhook_at(&cluster, "ours", &at(ours)).await?;
     let (code, said) = verify(&cluster, &["ours", "--timeout", "1s"]).await?;
+    assert_eq!(code, 2, "{said:#}");
+    finds(&said, "answer", "ok", "our receiver", "");
+    finds(&said, "probe", "failed", "another receiver", "");
+    // From inside, that is no proof, and the test delivery decides: there is no controller to ask for it.
+    let args = ["ours", "--from-inside", "--timeout", "1s"];
+    let (code, said) = verify(&cluster, &args).await?;
     assert_eq!(code, 2, "{said:#}");
     finds(
         &said,
@@ -535,7 +550,13 @@ async fn whatever_stands_in_the_receivers_place_is_called_by_its_name() -> anyho
 }
 
 /// A certificate for a name and its key, in PEM, that begins and ends so many days from now.
-fn certificate(name: &str, begins: i64, ends: i64) -> anyhow::Result<(String, String)> {
+pub fn certificate(name: &str, begins: i64, ends: i64) -> anyhow::Result<(String, String)> {
+    let key = rcgen::KeyPair::generate()?;
+    let parameters = parameters(name, begins, ends)?;
+    Ok((parameters.self_signed(&key)?.pem(), key.serialize_pem()))
+}
+
+fn parameters(name: &str, begins: i64, ends: i64) -> anyhow::Result<rcgen::CertificateParams> {
     let mut parameters = rcgen::CertificateParams::new(vec![name.to_owned()])?;
     let day = |days: i64| {
         std::time::SystemTime::now() + Duration::from_secs(days.unsigned_abs() * 86_400)
@@ -549,8 +570,7 @@ fn certificate(name: &str, begins: i64, ends: i64) -> anyhow::Result<(String, St
     };
     parameters.not_before = moment(begins).into();
     parameters.not_after = moment(ends).into();
-    let key = rcgen::KeyPair::generate()?;
-    Ok((parameters.self_signed(&key)?.pem(), key.serialize_pem()))
+    Ok(parameters)
 }
 
 /// A server with this certificate, which answers as our receiver does.
@@ -577,6 +597,98 @@ async fn server(cert: &str, key: &str) -> anyhow::Result<SocketAddr> {
         }
     });
     Ok(address)
+}
+
+#[tokio::test]
+async fn an_expired_certificate_of_an_issuer_is_not_blamed_on_the_host() -> anyhow::Result<()> {
+    let cluster = Cluster::new("verify-chain").await?;
+    account(&cluster).await?;
+    let dir = tempfile::tempdir()?;
+    let root = Issuer::root()?;
+    for (n, (begins, ends, outcome, seen, next)) in [
+        (-60, 60, "ok", "valid for localhost", ""),
+        (
+            -60,
+            -1,
+            "failed",
+            "an issuer's certificate (number 2 of the chain) expired at",
+            "serve the chain",
+        ),
+        (
+            1,
+            60,
+            "failed",
+            "an issuer's certificate (number 2 of the chain) is not valid before",
+            "clocks",
+        ),
+        (
+            -60,
+            8,
+            "warning",
+            "one that it depends on ends within 14 days",
+            "serve the chain",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let between = root.issuer(begins, ends)?;
+        let (cert, key) = between.certificate()?;
+        let chain = format!("{cert}{}", between.pem);
+        let address = server(&chain, &key).await?;
+        let roots = dir.path().join(format!("{n}.pem"));
+        std::fs::write(&roots, &root.pem)?;
+        let name = format!("w{n}");
+        let url = format!("https://localhost:{}/webhooks/a/b", address.port());
+        webhook_at(&cluster, &name, &url).await?;
+        let roots = roots.display().to_string();
+        let env = [("SSL_CERT_FILE", roots.as_str())];
+        let args = [name.as_str(), "--no-test", "--timeout", "1s"];
+        let (_, said) = verify_with(&cluster, &env, &args).await?;
+        finds(&said, "tls", outcome, seen, next);
+    }
+    Ok(())
+}
+
+/// A certificate that others are issued by.
+struct Issuer {
+    pem: String,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Issuer {
+    fn parameters(name: &str, begins: i64, ends: i64) -> anyhow::Result<rcgen::CertificateParams> {
+        let mut parameters = parameters("issuer.example", begins, ends)?;
+        parameters
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Ok(parameters)
+    }
+
+    fn root() -> anyhow::Result<Self> {
+        let parameters = Issuer::parameters("root", -60, 600)?;
+        let key = rcgen::KeyPair::generate()?;
+        let pem = parameters.self_signed(&key)?.pem();
+        let issuer = rcgen::Issuer::new(parameters, key);
+        Ok(Issuer { pem, issuer })
+    }
+
+    fn issuer(&self, begins: i64, ends: i64) -> anyhow::Result<Self> {
+        let parameters = Issuer::parameters("between", begins, ends)?;
+        let key = rcgen::KeyPair::generate()?;
+        let pem = parameters.signed_by(&key, &self.issuer)?.pem();
+        let issuer = rcgen::Issuer::new(parameters, key);
+        Ok(Issuer { pem, issuer })
+    }
+
+    /// A certificate for localhost that is valid for 60 days, and its key.
+    fn certificate(&self) -> anyhow::Result<(String, String)> {
+        let key = rcgen::KeyPair::generate()?;
+        let parameters = parameters("localhost", -1, 60)?;
+        let cert = parameters.signed_by(&key, &self.issuer)?;
+        Ok((cert.pem(), key.serialize_pem()))
+    }
 }
 
 #[tokio::test]
@@ -632,17 +744,12 @@ async fn a_certificate_is_judged_as_chekt_would() -> anyhow::Result<()> {
         let url = format!("https://localhost:{}/webhooks/a/b", address.port());
         webhook_at(&cluster, &name, &url).await?;
         let roots = roots.display().to_string();
-        let args = [name.as_str(), "--no-test", "-o", "json"];
-        let said = verify_as(
-            &cluster,
-            Identity::Admin,
-            &[("SSL_CERT_FILE", &roots)],
-            &args,
-        )
-        .await?;
-        let (code, said) = read(&said)?;
-        assert_eq!(code, if outcome == "failed" { 2 } else { 0 }, "{said:#}");
+        let args = [name.as_str(), "--no-test", "--timeout", "1s"];
+        let env = [("SSL_CERT_FILE", roots.as_str())];
+        let (_, said) = verify_with(&cluster, &env, &args).await?;
         finds(&said, "tls", outcome, seen, next);
+        let verdict = said["said"].as_str().unwrap();
+        assert_eq!(verdict.starts_with("tls"), outcome == "failed", "{said:#}");
         // Who stands behind it is told in any case.
         finds(&said, "answer", "ok", "our receiver", "");
     }
@@ -651,42 +758,27 @@ async fn a_certificate_is_judged_as_chekt_would() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn our_own_receiver_is_known_through_its_own_tls() -> anyhow::Result<()> {
-    let mut stage = Stage::new("verify-own-tls").await?;
-    // With the controller away, the status stays as it is written.
-    stage.controller()?.terminate(SOON).await?;
-    account(&stage.users).await?;
     let dir = tempfile::tempdir()?;
     let (cert, key) = certificate("localhost", -1, 60)?;
-    let (cert_file, key_file) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
-    std::fs::write(&cert_file, cert)?;
-    std::fs::write(&key_file, key)?;
-    let receiver = Launch::new(Role::Receiver)
-        .env("KUBECONFIG", stage.users.kubeconfig().display())
-        .flag("--operator-namespace", &stage.operator.namespace)
-        .flag("--watch-namespace", &stage.users.namespace)
-        .flag("--journal", dir.path().join("journal").display())
-        .flag("--tls-cert-file", cert_file.display())
-        .flag("--tls-key-file", key_file.display());
-    let receiver = Process::start(receiver).await?;
-    receiver.ready(SOON).await?;
+    let files = [dir.path().join("tls.crt"), dir.path().join("tls.key")];
+    std::fs::write(&files[0], cert)?;
+    std::fs::write(&files[1], key)?;
+    let [cert, key] = files.each_ref().map(|file| file.display().to_string());
+    let flags = ["--tls-cert-file", &cert, "--tls-key-file", &key];
+    let lone = Lone::start("verify-own-tls", &["alarms"], Identity::Admin, &flags).await?;
+    account(&lone.users).await?;
     let url = format!(
-        "https://localhost:{}/webhooks/a/b",
-        receiver.public()?.port()
+        "https://localhost:{}/webhooks/{}/alarms",
+        lone.receiver.public()?.port(),
+        lone.users.namespace
     );
-    webhook_at(&stage.users, "alarms", &url).await?;
-    let roots = cert_file.display().to_string();
-    let args = ["alarms", "--no-test", "-o", "json"];
-    let said = verify_as(
-        &stage.users,
-        Identity::Admin,
-        &[("SSL_CERT_FILE", &roots)],
-        &args,
-    )
-    .await?;
-    let (code, said) = read(&said)?;
+    webhook_at(&lone.users, "alarms", &url).await?;
+    let env = [("SSL_CERT_FILE", cert.as_str())];
+    let (code, said) = verify_with(&lone.users, &env, &["alarms", "--no-test"]).await?;
     assert_eq!(code, 0, "{said:#}");
     finds(&said, "tls", "ok", "valid for localhost", "");
     finds(&said, "answer", "ok", "our receiver", "");
+    finds(&said, "probe", "ok", "as it was sent", "");
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use super::report::Report;
 use super::{PATIENCE, VerifyArgs};
 use crate::checkup::installation::{self as checkup, Definition, Lease};
 use crate::checkup::path::{self, Answered};
+use crate::checkup::probe::Arrival;
 use crate::checkup::{Finding, Step, verdict};
 use crate::cluster::{ClusterError, within, write};
 use crate::ops::clock::Clock;
@@ -166,8 +167,8 @@ async fn receiver(args: &VerifyArgs) -> Finding {
         None if addresses.is_empty() => path::dns(&place.host, &resolution),
         None => path::tcp(&connections),
         Some(address) => {
-            let answered: Answered = reach::ask(&place, address).await;
-            path::answer(&answered, false)
+            let answered: Answered = reach::ask(&place, address, None).await;
+            path::answer(&answered, false, &Arrival::nothing())
         }
     };
     if !finding.lets_go_on() {

@@ -1,8 +1,8 @@
 //! `verify`: the guide's troubleshooting as one command, from the object to the Event, with the time that each step took.
 //!
-//! What is found is judged in [`crate::checkup`]; this folder looks. It leaves three traces: a request without a signature,
-//! which the receiver counts and may tell of in `status.deliveries`; the annotation that asks for a test delivery; and that
-//! delivery's Event. `--no-test` leaves out the last two.
+//! What is found is judged in [`crate::checkup`]; this folder looks. It leaves three traces: a probe, which the receiver counts
+//! and notes in `status.deliveries.probes`; the annotation that asks for a test delivery; and that delivery's Event.
+//! `--no-test` leaves out the last two.
 //!
 //! A test delivery that fails counts at CHeKT like any other that fails, three of which switch a webhook off. So none is
 //! asked for while something on the way is known to be broken.
@@ -79,8 +79,8 @@ pub struct VerifyArgs {
     #[arg(long, env = "CHEKT_FROM_INSIDE")]
     pub from_inside: bool,
 
-    /// How long a test delivery may take to arrive. The receiver tells of what it refused at most every 30 seconds, so with
-    /// less the reason may be missing.
+    /// How long a probe or a test delivery may take to show in the webhook's status. The receiver tells of what it refused at
+    /// most every 30 seconds, so with less the reason may be missing.
     #[arg(
         long,
         env = "CHEKT_VERIFY_TIMEOUT",

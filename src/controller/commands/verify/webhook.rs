@@ -1,8 +1,10 @@
 //! One webhook, from the object to the Event of a test delivery.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::Context;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
@@ -11,7 +13,8 @@ use serde_json::json;
 use super::report::Report;
 use super::{Ask, PATIENCE, VerifyArgs};
 use crate::checkup::delivery::{self, Mark, Progress};
-use crate::checkup::path::Handshake;
+use crate::checkup::path::{Answered, Handshake};
+use crate::checkup::probe::{self, Arrival};
 use crate::checkup::remote::{self, Asked};
 use crate::checkup::{Finding, Outcome, Step, object, path, verdict};
 use crate::cluster::{ClusterError, within, write};
@@ -19,6 +22,7 @@ use crate::controller::commands::Reached;
 use crate::controller::commands::trial::{self, LOOK};
 use crate::delivery::Kind;
 use crate::delivery::event::{EVENT, UNREADABLE};
+use crate::delivery::probe::Probe;
 use crate::ops::clock::Clock;
 use crate::reach::{self, Place};
 use crate::resources::account::AccountName;
@@ -29,6 +33,8 @@ use crate::webhook::health::{self, State};
 
 /// How long an acknowledged delivery may take to become an Event.
 const PUBLISHED: Duration = Duration::from_secs(15);
+/// How long a probe may take to show that the receiver did not answer.
+const UNANSWERED: Duration = Duration::from_secs(3);
 /// How long a list of Events may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -96,7 +102,7 @@ impl Checkup<'_> {
         let asked = self.ask(&webhook, account.as_ref()).await?;
         let off = object::is_off(&webhook);
         self.report.add(remote::judge(&webhook, &asked, off));
-        self.path(&webhook, url).await;
+        self.path(&webhook, url).await?;
         let before = self.events(&webhook).await;
         let arrived = self.delivery(&webhook).await?;
         self.event(&webhook, before.as_ref(), arrived.as_ref())
@@ -185,23 +191,23 @@ impl Checkup<'_> {
     }
 
     /// The way that a delivery takes, as far as it can be seen from here.
-    async fn path(&mut self, webhook: &ChektWebhook, url: Option<&str>) {
-        let steps = [Step::Dns, Step::Tcp, Step::Tls, Step::Answer];
+    async fn path(&mut self, webhook: &ChektWebhook, url: Option<&str>) -> anyhow::Result<()> {
+        let steps = [Step::Dns, Step::Tcp, Step::Tls, Step::Answer, Step::Probe];
         let Some(place) = url.and_then(Place::of) else {
-            for step in steps {
-                self.skip(step, "there is no url yet");
-            }
-            return;
+            self.skip_all(&steps, "there is no url yet");
+            return Ok(());
         };
         self.report.start();
         let (resolution, addresses) = reach::resolve(&place, PATIENCE).await;
         if !self.seen(path::dns(&place.host, &resolution)) && addresses.is_empty() {
-            return self.skip_all(&steps[1..], "the host has no address");
+            self.skip_all(&steps[1..], "the host has no address");
+            return Ok(());
         }
         let (connections, first) = reach::connect(&addresses, PATIENCE).await;
         self.seen(path::tcp(&connections));
         let Some(address) = first else {
-            return self.skip_all(&steps[2..], "there is no connection");
+            self.skip_all(&steps[2..], "there is no connection");
+            return Ok(());
         };
         let handshake = if place.is_tls() {
             reach::handshake(&place, address, PATIENCE).await
@@ -214,14 +220,78 @@ impl Checkup<'_> {
         self.seen(finding);
         match handshake {
             Handshake::Failed(_) | Handshake::TimedOut => {
-                self.skip(Step::Answer, "there is no connection");
+                self.skip_all(&steps[3..], "there is no connection");
             }
             // Who stands behind a certificate that is not accepted is worth knowing, too.
             Handshake::Plain { .. } | Handshake::Done(_) => {
-                let answered = reach::ask(&place, address).await;
-                let elsewhere = object::received_elsewhere(webhook);
-                self.seen(path::answer(&answered, elsewhere));
+                self.probe(webhook, &place, address).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Sends a request, and looks who answers and what the receiver saw of it.
+    async fn probe(
+        &mut self,
+        webhook: &ChektWebhook,
+        place: &Place,
+        address: SocketAddr,
+    ) -> anyhow::Result<()> {
+        if object::received_elsewhere(webhook) {
+            let answered = reach::ask(place, address, None).await;
+            self.seen(path::answer(&answered, true, &Arrival::nothing()));
+            self.skip(
+                Step::Probe,
+                "deliveries go to a url that is not this operator's",
+            );
+            return Ok(());
+        }
+        let namespace = webhook.namespace().unwrap_or_default();
+        let full = format!("{namespace}/{}", webhook.name_any());
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let probe = Probe::new(&id, &full).context("an id is 32 hexadecimal digits")?;
+        let before = write::latest(&self.webhooks, &webhook.name_any()).await?;
+        let before = Mark::of(before.as_ref().unwrap_or(webhook));
+        let answered = reach::ask(place, address, Some(&probe)).await;
+        let arrival = self.arrival(webhook, &id, &answered, &before).await?;
+        self.seen(path::answer(&answered, false, &arrival));
+        self.seen(probe::judge(&answered, &arrival, place.url.path()));
+        Ok(())
+    }
+
+    /// Waits until the status shows a probe, at most for `--timeout` if our receiver has answered.
+    async fn arrival(
+        &self,
+        webhook: &ChektWebhook,
+        id: &str,
+        answered: &Answered,
+        before: &Mark,
+    ) -> anyhow::Result<Arrival> {
+        let limit = match answered {
+            Answered::With(answer) if answer.ours => self.args.timeout,
+            // The receiver may have got it all the same, and then says so at once.
+            _ => self.args.timeout.min(UNANSWERED),
+        };
+        let began = self.clock.now();
+        loop {
+            let latest = write::latest(&self.webhooks, &webhook.name_any()).await?;
+            let latest = latest.context("the webhook was deleted meanwhile")?;
+            let seen = latest.status.as_ref().and_then(|s| s.deliveries.as_ref());
+            let mut probes = seen.iter().flat_map(|d| &d.probes);
+            if let Some(probe) = probes.find(|probe| probe.id == id) {
+                let from = probe.from.as_deref().and_then(reach::scope_of);
+                let probe = probe.clone();
+                return Ok(Arrival::Seen { probe, from });
+            }
+            let refused = Mark::of(&latest).refused;
+            let refused = refused.filter(|now| before.refused.as_ref() != Some(now));
+            let refused = refused.map(|(_, why)| why);
+            let unseen = Arrival::Unseen { refused };
+            let waited = self.clock.now().saturating_duration_since(began);
+            if waited >= limit || unseen.unreadable().is_some() {
+                return Ok(unseen);
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 
