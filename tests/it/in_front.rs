@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::harness::proxy::{Programs, Tls};
 use crate::harness::{Identity, Launch, Lone, Process, Proxy, Role, Stage, StageOptions};
-use crate::verify::{account, certificate, finds, verify, verify_with};
+use crate::verify::{account, certificate, finds, registered, verify, verify_with};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -67,41 +67,20 @@ async fn another(
     Ok(receiver)
 }
 
-/// Writes the status of webhook `n` as if the controller had registered the url that leads through a proxy.
-async fn registered(lone: &Lone, n: usize, scheme: &str, proxy: SocketAddr) -> anyhow::Result<()> {
-    let name = format!("w{n}");
+/// Has the url of webhook `n` lead through a proxy.
+async fn led(lone: &Lone, n: usize, scheme: &str, proxy: SocketAddr) -> anyhow::Result<()> {
     let namespace = &lone.users.namespace;
-    let host = if scheme == "https" {
-        format!("localhost:{}", proxy.port())
-    } else {
-        proxy.to_string()
+    let host = match scheme {
+        "https" => format!("localhost:{}", proxy.port()),
+        _ => proxy.to_string(),
     };
-    let condition = |kind: &str, reason: &str| {
-        json!({"type": kind, "status": "True", "reason": reason, "message": "By hand.",
-            "lastTransitionTime": "2026-01-01T00:00:00Z"})
-    };
-    let status = json!({"status": {
-        "observedGeneration": 1, "webhookID": "webhook_1", "state": "active",
-        "url": format!("{scheme}://{host}/webhooks/{namespace}/{name}"),
-        "conditions": [condition("Ready", "InSync"), condition("Verified", "Verified")],
-    }});
-    let patch = status.to_string();
-    let args = [
-        "patch",
-        "cwh",
-        &name,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &patch,
-    ];
-    lone.users.kubectl(&args).await?.ok()?;
-    Ok(())
+    let url = format!("{scheme}://{host}/webhooks/{namespace}/w{n}");
+    registered(&lone.users, &format!("w{n}"), &url).await
 }
 
 /// What `verify` says of webhook `n` behind a proxy.
 async fn behind(lone: &Lone, n: usize, proxy: &Proxy, timeout: &str) -> anyhow::Result<Value> {
-    registered(lone, n, "http", proxy.address).await?;
+    led(lone, n, "http", proxy.address).await?;
     let name = format!("w{n}");
     let args = [name.as_str(), "--no-test", "--timeout", timeout];
     let (_, said) = verify(&lone.users, &args).await?;
@@ -139,9 +118,9 @@ async fn a_proxy_that_changes_a_request_is_named_by_what_arrives() -> anyhow::Re
         return Ok(());
     };
     let pass = "location / { proxy_pass http://RECEIVER; CHANGE }";
-    let large: String = (0..6)
+    let large = [1, 2, 3, 4, 5, 6]
         .map(|n| format!("proxy_set_header X-Large-{n} {};", "x".repeat(3_000)))
-        .collect();
+        .concat();
     let cases = [
         (
             pass.replace("CHANGE", "proxy_set_header X-Webhook-Signature '';"),
@@ -436,7 +415,7 @@ async fn a_certificate_of_a_proxy_is_judged_and_the_request_goes_through_it() ->
         };
         let server = format!("location / {{ proxy_pass http://{address}; }}");
         let proxy = programs.nginx(Some(tls), &server).await?;
-        registered(&lone, n, "https", proxy.address).await?;
+        led(&lone, n, "https", proxy.address).await?;
         let name = format!("w{n}");
         let roots = roots.display().to_string();
         let env = [("SSL_CERT_FILE", roots.as_str())];
