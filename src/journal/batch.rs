@@ -7,7 +7,7 @@
 //! 64. (With keys in two unique indexes of the file, and each answer given from the writer's thread, an append with
 //! its asking cost 10 to 16 us with 64 to a commit, and wrote 11 to 21 KB.) Pages of 1, 2 or 8 KiB, a log that is
 //! worked off four times more rarely, a cache of 16 MB and mmap made less difference than one run has from the next,
-//! or made it worse, so SQLite's defaults stay.
+//! or made it worse, so SQLite's defaults stay, but for a smaller cache ([`super::files`]).
 
 use std::collections::{HashSet, VecDeque};
 

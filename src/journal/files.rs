@@ -29,6 +29,10 @@ const BUSY: Duration = Duration::from_secs(2);
 const STATEMENTS: usize = 64;
 /// Bytes of a page of a new file.
 pub const PAGE: i64 = 4096;
+/// Memory for pages, in KiB, of the connection that writes: a commit of 64 deliveries touches ten pages at the table's end.
+const WRITER_CACHE: i64 = 512;
+/// The same for the connection of readers, which read each row once.
+const READER_CACHE: i64 = 128;
 /// Bytes of the write-ahead log that stay allocated once it was worked off.
 const LOG_KEPT: i64 = 16 * 1024 * 1024;
 
@@ -235,11 +239,11 @@ fn attempt(dir: &Path) -> Result<Files, OpenError> {
             }
         }
     }
-    settings(&writer).map_err(database)?;
+    settings(&writer, WRITER_CACHE).map_err(database)?;
     schema::bring_up(&mut writer).map_err(database)?;
     let reader = Connection::open(&file).map_err(database)?;
     reader.busy_timeout(BUSY).map_err(database)?;
-    settings(&reader).map_err(database)?;
+    settings(&reader, READER_CACHE).map_err(database)?;
     reader
         .pragma_update(None, "query_only", true)
         .map_err(database)?;
@@ -257,13 +261,15 @@ fn flaw(connection: &Connection) -> rusqlite::Result<Option<String>> {
     Ok((said != "ok").then(|| said.lines().last().unwrap_or_default().to_owned()))
 }
 
-fn settings(connection: &Connection) -> rusqlite::Result<()> {
+fn settings(connection: &Connection, cache: i64) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection
         .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0))?;
     // FULL: a commit is on the disk when it returns, not only with the operating system.
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "journal_size_limit", LOG_KEPT)?;
+    // A negative number is one of KiB.
+    connection.pragma_update(None, "cache_size", -cache)?;
     Ok(())
 }
 
@@ -300,5 +306,39 @@ pub fn visit(dir: &Path, writable: bool) -> Result<Connection, OpenError> {
         Found::Version(found) => Err(OpenError::Older { dir, found }),
         Found::Nothing => Err(OpenError::Missing(dir)),
         Found::Foreign => Err(OpenError::Foreign(dir)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlite_is_built_with_the_flags_of_the_cargo_configuration() {
+        let connection = Connection::open_in_memory().unwrap();
+        let mut statement = connection.prepare("PRAGMA compile_options").unwrap();
+        let options = statement.query_map([], |row| row.get(0)).unwrap();
+        let options: Vec<String> = options.map(Result::unwrap).collect();
+        // HAVE_FDATASYNC comes with the others and is not listed.
+        assert!(options.contains(&"DEFAULT_MEMSTATUS=0".to_owned()));
+        for off in ["ENABLE_FTS3", "ENABLE_FTS5", "ENABLE_RTREE"] {
+            assert!(!options.contains(&off.to_owned()), "{options:?}");
+        }
+        assert!(
+            option_env!("LIBSQLITE3_FLAGS").is_some_and(|all| all.contains("-DHAVE_FDATASYNC"))
+        );
+    }
+
+    #[test]
+    fn an_open_journal_holds_less_than_a_mib_of_pages_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let _lock = lock(dir.path()).unwrap();
+        let files = open(dir.path(), None, Timestamp::UNIX_EPOCH).unwrap();
+        let cache = |connection: &Connection| -> i64 {
+            let read = connection.pragma_query_value(None, "cache_size", |row| row.get(0));
+            read.unwrap()
+        };
+        let kib = -cache(&files.writer) - cache(&files.reader);
+        assert!((1..1024).contains(&kib), "{kib} KiB");
     }
 }
