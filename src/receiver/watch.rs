@@ -20,6 +20,8 @@ use crate::resources::keyring::LABEL;
 const FIRST: Duration = Duration::from_millis(200);
 /// The longest pause: a keyring that changed while the API server was away is wanted soon.
 const LONGEST: Duration = Duration::from_secs(5);
+/// Objects of one page of a list. All of a page are in memory at once, and the allocator keeps what that took.
+const PAGE_SIZE: u32 = 100;
 
 /// Failures in a row: logs the first and that it is over, and pauses after each.
 struct Trouble {
@@ -71,7 +73,7 @@ pub async fn webhooks(
         None => Api::all_with(client, &resource),
     };
     let mut trouble = Trouble::none("webhooks");
-    let stream = watcher(api, watcher::Config::default());
+    let stream = watcher(api, watcher::Config::default().page_size(PAGE_SIZE));
     futures::pin_mut!(stream);
     while let Some(item) = stream.next().await {
         let Some(event) = trouble.see(item).await else {
@@ -91,7 +93,9 @@ pub async fn webhooks(
 /// Keeps the keyrings of the operator's namespace in the index.
 pub async fn keyrings(client: Client, namespace: String, index: watch::Sender<Index>) {
     let api: Api<Secret> = Api::namespaced(client, &namespace);
-    let config = watcher::Config::default().labels(&format!("{LABEL}=true"));
+    let config = watcher::Config::default()
+        .labels(&format!("{LABEL}=true"))
+        .page_size(PAGE_SIZE);
     let mut trouble = Trouble::none("keyrings");
     let stream = watcher(api, config);
     futures::pin_mut!(stream);
