@@ -49,8 +49,8 @@ twin: ## Drops the controller's passes at every await, and RUNS=2000 seeded ones
 	TWIN_RUNS=$(or $(RUNS),2000) $(if $(SEED),TWIN_SEED=$(SEED)) $(CARGO) test --locked --test it -- twin:: --nocapture
 
 # Servers have one core and the driver another, so nothing else should want them meanwhile.
-bench: control-plane ## Measures what an honest 200 costs; PART=answers, publishing, memory or flood for one part
-	@$(CARGO) bench --locked --quiet --bench receiver -- $(PART)
+bench: control-plane ## Measures what an honest 200 costs, three times; RUNS=n, PART=answers, publishing, memory or flood for one part
+	@$(if $(RUNS),RUNS=$(RUNS)) $(CARGO) bench --locked --quiet --bench receiver -- $(PART)
 
 bench-controller: control-plane ## Measures what the controller costs; PART=bulk, quiet, memory or secrets for one part
 	@$(CARGO) bench --locked --quiet --bench controller -- $(PART)

@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::time::Timespec;
 
 use crate::deliveries::Deliveries;
-use crate::machine;
+use crate::machine::{self, Counts, Others};
 
 /// How long answers are waited for after the last delivery.
 const GRACE: Duration = Duration::from_secs(10);
@@ -83,6 +83,10 @@ pub struct Run {
     pub driver: Duration,
     /// How long it counted.
     pub time: Duration,
+    /// What the kernel counted for the server meanwhile.
+    pub counts: Counts,
+    /// The share of one core that other processes had.
+    pub others: f64,
 }
 
 impl Outcome {
@@ -155,12 +159,17 @@ pub fn drive(
     plan: Plan,
 ) -> anyhow::Result<Run> {
     let core = machine::cores()?.driver;
-    std::thread::scope(|scope| {
+    let others = Others::watch()?;
+    let run = std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             machine::pin(core)?;
             Driver::new(address, streams)?.run(server, plan)
         });
         run.join().ok().context("the driver panicked")?
+    })?;
+    Ok(Run {
+        others: others.share()?,
+        ..run
     })
 }
 
@@ -254,7 +263,11 @@ impl Driver {
             if before.is_none() && now >= self.from {
                 self.from = now;
                 self.until = now + plan.time;
-                before = Some((machine::cpu_of(server)?, machine::cpu_of_this_thread()?));
+                before = Some((
+                    machine::counts_of(server)?,
+                    machine::cpu_of(server)?,
+                    machine::cpu_of_this_thread()?,
+                ));
             }
             if now >= self.until {
                 break;
@@ -262,11 +275,13 @@ impl Driver {
             let wait = self.send_what_is_due(now)?;
             self.poll(&mut events, wait)?;
         }
-        let (server_before, driver_before) = before.context("the warm-up never ended")?;
+        let (counts, server_before, driver_before) = before.context("the warm-up never ended")?;
         let run = Run {
             server: machine::cpu_of(server)?.saturating_sub(server_before),
             driver: machine::cpu_of_this_thread()?.saturating_sub(driver_before),
             time: self.from.elapsed(),
+            counts: machine::counts_of(server)?.since(counts),
+            others: 0.0,
             outcomes: Vec::new(),
         };
         // What is due is still sent, and everything sent still waited for, or the slowest would not count.

@@ -51,8 +51,12 @@ const PLAN: Plan = Plan {
 ///
 /// # Errors
 /// When something does not start, or the receiver dies.
-pub async fn measure(plane: &'static ControlPlane, table: &mut Table) -> anyhow::Result<()> {
-    let planted = Planted::new(plane, "bench-flood", 1).await?;
+pub async fn measure(
+    plane: &'static ControlPlane,
+    run: usize,
+    table: &mut Table,
+) -> anyhow::Result<()> {
+    let planted = Planted::new(plane, &format!("bench-flood-{run}"), 1).await?;
     let webhook = &planted.webhooks[0];
     let receiving = planted.receive(&[]).await?;
     let (pid, address) = (receiving.process.id(), receiving.process.public()?);

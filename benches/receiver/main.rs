@@ -1,7 +1,7 @@
 //! What an honest 200 costs: the receiver against the least that could be done instead, as one table of ratios.
 //!
 //! ```text
-//! cargo bench --bench receiver              everything, in about three minutes
+//! cargo bench --bench receiver              everything, three times (RUNS=n), in about eight minutes
 //! cargo bench --bench receiver -- answers   only one part: answers, publishing, memory or flood
 //! cargo bench --bench receiver -- once durable 64 [RATE]   a single run, for a profiler
 //! ```
@@ -16,11 +16,16 @@
 mod harness;
 
 #[cfg(target_os = "linux")]
+use anyhow::Context;
+
+#[cfg(target_os = "linux")]
 mod answers;
 #[cfg(target_os = "linux")]
 mod child;
 #[cfg(target_os = "linux")]
 mod deliveries;
+#[cfg(target_os = "linux")]
+mod disk;
 #[cfg(target_os = "linux")]
 mod driver;
 #[cfg(target_os = "linux")]
@@ -89,26 +94,37 @@ fn run(words: &[&str]) -> anyhow::Result<()> {
         );
     }
     let wanted = |part: &str| words.is_empty() || words.contains(&part);
+    let runs = match std::env::var("RUNS") {
+        Ok(runs) => runs.parse().context("RUNS is no number")?,
+        Err(_) => 3,
+    };
     machine::prepare()?;
     let mut table = table::Table::default();
-    if wanted("answers") {
+    // All of them before there is an API server, which does something even when nothing is asked of it.
+    for run in (1..=runs).filter(|_| wanted("answers")) {
+        table.run_begins(run);
+        disk::measure(&mut table)?;
         answers::measure(&mut table)?;
     }
     if PARTS[1..].iter().any(|part| wanted(part)) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
-        let started = runtime.block_on(harness::ControlPlane::shared());
-        match started {
+        match runtime.block_on(harness::ControlPlane::shared()) {
             Ok(plane) => {
-                if wanted("publishing") {
-                    runtime.block_on(publishing::measure(plane, &mut table))?;
-                }
-                if wanted("memory") {
-                    runtime.block_on(memory::measure(plane, &mut table))?;
-                }
-                if wanted("flood") {
-                    runtime.block_on(flood::measure(plane, &mut table))?;
+                for run in 1..=runs {
+                    table.run_begins(run);
+                    for part in PARTS[1..].iter().filter(|part| wanted(part)) {
+                        let others = machine::Others::watch()?;
+                        runtime.block_on(async {
+                            match *part {
+                                "publishing" => publishing::measure(plane, run, &mut table).await,
+                                "memory" => memory::measure(plane, run, &mut table).await,
+                                _ => flood::measure(plane, run, &mut table).await,
+                            }
+                        })?;
+                        table.others(part, others.share()?);
+                    }
                 }
                 plane.stop();
             }

@@ -20,8 +20,12 @@ const LOAD: f64 = 500.0;
 ///
 /// # Errors
 /// When something does not start.
-pub async fn measure(plane: &'static ControlPlane, table: &mut Table) -> anyhow::Result<()> {
-    let planted = Planted::new(plane, "bench-memory", WEBHOOKS).await?;
+pub async fn measure(
+    plane: &'static ControlPlane,
+    run: usize,
+    table: &mut Table,
+) -> anyhow::Result<()> {
+    let planted = Planted::new(plane, &format!("bench-memory-{run}"), WEBHOOKS).await?;
     let receiving = planted.receive(&[]).await?;
     let pid = receiving.process.id();
     let ready = machine::resident(pid)?;

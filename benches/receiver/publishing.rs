@@ -40,8 +40,12 @@ const LONGEST: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When the API server refuses what it should take.
-pub async fn measure(plane: &'static ControlPlane, table: &mut Table) -> anyhow::Result<()> {
-    let cluster = Cluster::named(plane, "bench-publishing").await?;
+pub async fn measure(
+    plane: &'static ControlPlane,
+    run: usize,
+    table: &mut Table,
+) -> anyhow::Result<()> {
+    let cluster = Cluster::named(plane, &format!("bench-publishing-{run}")).await?;
     let webhook = WebhookIdentity {
         namespace: cluster.namespace.clone(),
         ..servers::identity()
