@@ -30,6 +30,18 @@ fn the_dockerfile_compiles_with_no_older_compiler_than_is_promised() -> anyhow::
 }
 
 #[test]
+fn the_image_is_compiled_with_the_flags_of_the_cargo_configuration() -> anyhow::Result<()> {
+    let ignored = std::fs::read_to_string(root().join(".dockerignore"))?;
+    let configuration = std::fs::read_to_string(root().join(".cargo/config.toml"))?;
+    assert!(configuration.contains("LIBSQLITE3_FLAGS"));
+    assert!(
+        ignored.lines().any(|line| line == "!.cargo"),
+        "the context of the image has no .cargo/config.toml"
+    );
+    Ok(())
+}
+
+#[test]
 fn the_image_runs_as_the_user_that_the_chart_asks_for() -> anyhow::Result<()> {
     let values = yaml("charts/chekt-operator/values.yaml")?;
     let context = &values["podSecurityContext"];
