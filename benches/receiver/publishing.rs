@@ -84,7 +84,7 @@ async fn bare(client: &Client, events: Vec<Event>, in_flight: usize) -> anyhow::
     let began = Instant::now();
     futures::stream::iter(events.iter().map(anyhow::Ok))
         .try_for_each_concurrent(in_flight, async |event| {
-            events::create(client, event).await?;
+            events::create(client, event, LONGEST).await?;
             Ok(())
         })
         .await?;
@@ -118,6 +118,8 @@ async fn published(client: &Client, deliveries: Vec<Received>) -> anyhow::Result
             burst: u32::MAX,
         },
         at_once: IN_FLIGHT,
+        place: String::new(),
+        leaving: CancellationToken::new(),
         instance: "bench".to_owned(),
         metrics: Metrics::register(&mut counted),
         reports: Reports::default(),

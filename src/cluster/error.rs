@@ -7,10 +7,13 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use kube::core::Status;
 
+use crate::delivery::foreign::plain;
 use crate::delivery::retry;
 
 /// The most bytes of an answer that is no `Status` in an error.
-const LONGEST_TEXT: usize = 200;
+const MAX_TEXT_BYTES: usize = 200;
+/// The most bytes of the message of a `Status` in an error.
+const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// What became of a call that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -36,19 +39,38 @@ pub enum ClusterError {
     /// The namespace is being deleted, so nothing new can be made in it.
     #[error("the namespace is being deleted: {0}")]
     Terminating(String),
-    /// The object is not valid.
+    /// The API server's own validation names fields of the object that are wrong: no other answer is to be had for it.
     #[error("invalid: {0}")]
     Invalid(String),
+    /// The API server or something before it does not take the object now: an admission webhook or policy that answers 400
+    /// or 422, or a proxy that answers 413. It may take the same object later.
+    #[error("not accepted ({code}): {message}")]
+    Denied {
+        /// The number of the answer.
+        code: u16,
+        /// What it says.
+        message: String,
+    },
     /// The API server asks for a pause.
-    #[error("the API server asks for a pause")]
+    #[error("the API server asks for a pause (429): {message}")]
     Throttled {
         /// How long, where it said so.
         retry_after: Option<Duration>,
+        /// What it says.
+        message: String,
     },
     /// No answer within the deadline. What was asked for may have been done.
     #[error("no answer from the API server within {0:?}")]
     Deadline(Duration),
-    /// Everything else: no connection, a broken answer, a server error. It may have been done, too.
+    /// The API server, or a webhook that it asks, fails. It may have been done, too.
+    #[error("the API server answers {code}: {message}")]
+    Failed {
+        /// The number of the answer.
+        code: u16,
+        /// What it says.
+        message: String,
+    },
+    /// Everything else: no connection, or a broken answer. It may have been done, too.
     #[error("the API server cannot be asked: {0}")]
     Unavailable(#[source] kube::Error),
 }
@@ -58,7 +80,7 @@ impl From<kube::Error> for ClusterError {
         let kube::Error::Api(status) = error else {
             return ClusterError::Unavailable(error);
         };
-        ClusterError::of_status(status, None)
+        ClusterError::of_status(&status, None)
     }
 }
 
@@ -68,16 +90,15 @@ impl ClusterError {
     pub fn of_answer(code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         let status = serde_json::from_slice::<Status>(body).unwrap_or_else(|_| {
             let text = String::from_utf8_lossy(body);
-            let text: String = text.trim().chars().take(LONGEST_TEXT).collect();
-            Status::failure(&text, "no Status")
+            Status::failure(&plain(&text, MAX_TEXT_BYTES), "no Status")
         });
         let retry_after = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok());
         let retry_after = retry_after.and_then(|v| retry::asked(v, retry::date(headers)));
-        ClusterError::of_status(status.with_code(code.as_u16()).boxed(), retry_after)
+        ClusterError::of_status(&status.with_code(code.as_u16()), retry_after)
     }
 
-    fn of_status(status: Box<Status>, retry_after: Option<Duration>) -> Self {
-        let message = status.message.clone();
+    fn of_status(status: &Status, retry_after: Option<Duration>) -> Self {
+        let message = plain(&status.message, MAX_MESSAGE_BYTES);
         let details = status.details.as_ref();
         let terminating =
             details.is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"));
@@ -92,17 +113,29 @@ impl ClusterError {
             403 if terminating => ClusterError::Terminating(message),
             403 => ClusterError::Forbidden(message),
             401 => ClusterError::Unauthorized(message),
-            400 | 413 | 422 => ClusterError::Invalid(message),
+            422 if names_fields(status) => ClusterError::Invalid(message),
+            code @ (400 | 413 | 422) => ClusterError::Denied { code, message },
             429 => {
                 let seconds = details.map_or(0, |d| d.retry_after_seconds);
                 let told = (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)));
                 ClusterError::Throttled {
                     retry_after: retry_after.or(told),
+                    message,
                 }
             }
-            _ => ClusterError::Unavailable(kube::Error::Api(status)),
+            code => ClusterError::Failed { code, message },
         }
     }
+}
+
+/// Whether the API server's own validation names fields. An admission policy answers 422 as well, with causes that name no
+/// field; an admission webhook can answer anything, and says so in the message.
+fn names_fields(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    status.reason == "Invalid"
+        && status.message.contains(" is invalid: ")
+        && !status.message.contains("denied the request")
+        && causes.into_iter().any(|cause| !cause.field.is_empty())
 }
 
 /// Awaits a call for at most `limit`: kube sets no read timeout, so a half-dead connection would hang for ever.
@@ -150,7 +183,7 @@ mod tests {
         let told = Status::failure("busy", "TooManyRequests").with_details(details(7, ""));
         assert!(matches!(
             of(told, 429),
-            ClusterError::Throttled { retry_after: Some(wait) } if wait == Duration::from_secs(7)
+            ClusterError::Throttled { retry_after: Some(wait), .. } if wait == Duration::from_secs(7)
         ));
         // Priority and fairness refuses in plain text, of which kube makes a status without details.
         let plain = Status::failure(
@@ -159,7 +192,10 @@ mod tests {
         );
         assert!(matches!(
             of(plain, 429),
-            ClusterError::Throttled { retry_after: None }
+            ClusterError::Throttled {
+                retry_after: None,
+                ..
+            }
         ));
     }
 
@@ -170,7 +206,7 @@ mod tests {
         let error = ClusterError::of_answer(StatusCode::TOO_MANY_REQUESTS, &headers, body);
         assert!(matches!(
             error,
-            ClusterError::Throttled { retry_after: Some(wait) } if wait == Duration::from_secs(3)
+            ClusterError::Throttled { retry_after: Some(wait), .. } if wait == Duration::from_secs(3)
         ));
     }
 
@@ -238,8 +274,56 @@ mod tests {
         for code in [500, 502, 503, 504] {
             assert!(matches!(
                 of(Status::failure("x", "InternalError"), code),
-                ClusterError::Unavailable(_)
+                ClusterError::Failed { .. }
             ));
+        }
+    }
+
+    #[test]
+    fn only_fields_that_the_api_server_itself_names_are_final() {
+        let cause = |reason: &str, field: &str| serde_json::json!({"reason": reason, "field": field, "message": "x"});
+        let status = |message: &str, reason: &str, causes: &[serde_json::Value]| {
+            serde_json::json!({"kind": "Status", "status": "Failure", "reason": reason, "message": message,
+                "details": {"name": "x", "group": "events.k8s.io", "kind": "Event", "causes": causes}})
+        };
+        let field = [cause("FieldValueInvalid", "note")];
+        let own = "Event.events.k8s.io \"x\" is invalid: note: Invalid value: \"\": can have at most 1024 bytes";
+        let policy = "events.events.k8s.io \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no";
+        let webhook =
+            "admission webhook \"w.example.com\" denied the request: Event \"x\" is invalid: note";
+        for (what, code, body, is_final) in [
+            (
+                "the API server's validation",
+                422,
+                status(own, "Invalid", &field),
+                true,
+            ),
+            (
+                "a policy without a reason",
+                422,
+                status(policy, "Invalid", &[cause("", "")]),
+                false,
+            ),
+            (
+                "a webhook that looks like it",
+                422,
+                status(webhook, "Invalid", &field),
+                false,
+            ),
+            ("no causes", 422, status(own, "Invalid", &[]), false),
+            ("a 400 of it", 400, status(own, "Invalid", &field), false),
+            ("a proxy's 413", 413, serde_json::json!("too large"), false),
+            ("a proxy's 422", 422, serde_json::json!({}), false),
+        ] {
+            let code = StatusCode::from_u16(code).unwrap();
+            let error =
+                ClusterError::of_answer(code, &HeaderMap::new(), body.to_string().as_bytes());
+            let found = matches!(error, ClusterError::Invalid(_));
+            assert_eq!(found, is_final, "{what}: {error:?}");
+            assert!(
+                found || matches!(error, ClusterError::Denied { .. }),
+                "{what}: {error:?}"
+            );
         }
     }
 }

@@ -15,8 +15,9 @@ use kube::{Client, Error};
 
 use super::ClusterError;
 
-/// How long the API server may take for one Event.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// A request that is larger than this is too large for any API server: etcd takes 1.5 MiB. The 413 for a smaller one is
+/// that of a proxy, and somebody can raise its limit.
+const MAX_OBJECT_BYTES: usize = 1024 * 1024;
 
 /// Whether the Event is new. Either way it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,22 +28,27 @@ pub enum Created {
     AlreadyThere,
 }
 
-/// Creates an Event in its own namespace.
+/// Creates an Event in its own namespace, for which the API server may take until the deadline.
 ///
 /// # Errors
-/// [`ClusterError`]; after [`ClusterError::Deadline`] and [`ClusterError::Unavailable`] it may be there all the
-/// same, and trying again finds out.
-pub async fn create(client: &Client, event: &Event) -> Result<Created, ClusterError> {
-    match tokio::time::timeout(DEADLINE, post(client, event)).await {
+/// [`ClusterError`]; after [`ClusterError::Deadline`], [`ClusterError::Failed`] and [`ClusterError::Unavailable`] it may
+/// be there all the same, and trying again finds out.
+pub async fn create(
+    client: &Client,
+    event: &Event,
+    deadline: Duration,
+) -> Result<Created, ClusterError> {
+    match tokio::time::timeout(deadline, post(client, event)).await {
         Ok(Ok(())) => Ok(Created::New),
         Ok(Err(ClusterError::AlreadyExists(_))) => Ok(Created::AlreadyThere),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(ClusterError::Deadline(DEADLINE)),
+        Err(_) => Err(ClusterError::Deadline(deadline)),
     }
 }
 
 async fn post(client: &Client, event: &Event) -> Result<(), ClusterError> {
     let body = serde_json::to_vec(event).map_err(Error::SerdeError)?;
+    let is_too_large = body.len() > MAX_OBJECT_BYTES;
     let path = Event::url_path(&(), event.metadata.namespace.as_deref());
     let request = Request::new(path)
         .create(&PostParams::default(), body)
@@ -54,5 +60,11 @@ async fn post(client: &Client, event: &Event) -> Result<(), ClusterError> {
     if head.status.is_success() {
         return Ok(());
     }
-    Err(ClusterError::of_answer(head.status, &head.headers, &body))
+    let error = ClusterError::of_answer(head.status, &head.headers, &body);
+    Err(match error {
+        ClusterError::Denied { code: 413, message } if is_too_large => {
+            ClusterError::Invalid(message)
+        }
+        error => error,
+    })
 }

@@ -1,139 +1,313 @@
-//! A delivery that was refused again and again steps aside, so that one that nobody takes does not stand before all
-//! others.
+//! A delivery that was refused steps aside, so that one that the API server does not take does not stand before all others
+//! of its namespace.
 //!
 //! Most refusals are about the API server or the namespace and hit whichever delivery is tried. But an admission policy
-//! may dislike a single Event, and a server may fail over a single object; tried first each time, it would hold up
-//! everything behind it for ever. Plain data with the time handed in, as the time since the process started.
+//! may dislike a single Event, and a server may fail over a single object. So a delivery comes back a little later than
+//! the others are tried. One that was refused often is stuck, and of those that are stuck in a namespace one at a time is
+//! tried, ever more rarely, until one succeeds. However many they are, they take no turns away from the others. Plain data
+//! with the time handed in, as the time since the process started.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::pacing::Waiting;
 use super::retry;
 
-/// Refusals after which a delivery steps aside: the first ones hit it because it happened to be the one that was tried.
+/// Refusals after which a delivery is stuck: the first ones hit it because it happened to be the one that was tried.
 const PATIENT: u32 = 3;
-/// Refusals after which it is not called back early when others succeed: it has been tried among them.
-const CHRONIC: u32 = 8;
-/// How long it stays aside for the first time; it doubles.
-const FIRST: Duration = Duration::from_secs(1);
+/// How long a delivery stays aside for the first time; it doubles until it is stuck.
+const FIRST: Duration = Duration::from_millis(100);
+/// The pause between the tries of those that are stuck; it doubles.
+const STUCK: Duration = Duration::from_secs(1);
 /// The longest.
-const LONGEST: Duration = Duration::from_secs(30);
+const MAX_STUCK: Duration = Duration::from_secs(30);
 
-/// Who was refused how often, and who stands aside until when.
+/// Which deliveries were refused, how often and why, and which stand aside until when.
 #[derive(Debug, Default)]
 pub struct Aside {
-    refusals: HashMap<i64, u32>,
-    waiting: BTreeMap<(Duration, i64), Waiting>,
+    refusals: HashMap<i64, Refusal>,
+    namespaces: HashMap<String, Bench>,
+    times: BTreeSet<(Duration, String)>,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    count: u32,
+    why: Arc<str>,
+}
+
+/// Those of one namespace.
+#[derive(Debug, Default)]
+struct Bench {
+    soon: BTreeMap<(Duration, i64), Waiting>,
+    stuck: VecDeque<Waiting>,
+    stuck_at: Duration,
+    /// One of them that is being tried.
+    trying: Option<i64>,
+    failures: u32,
+    /// Under which time it is entered.
+    at: Option<Duration>,
+}
+
+impl Bench {
+    fn next_at(&self) -> Option<Duration> {
+        let stuck = (self.trying.is_none() && !self.stuck.is_empty()).then_some(self.stuck_at);
+        let soon = self.soon.keys().next().map(|(at, _)| *at);
+        soon.into_iter().chain(stuck).min()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.soon.is_empty() && self.stuck.is_empty() && self.trying.is_none()
+    }
 }
 
 impl Aside {
-    /// A delivery was refused, and the next is tried at `next`. It is given back if it goes back to its place in the queue;
-    /// otherwise it comes so much later than `next` that another one is tried before it.
-    pub fn refused(&mut self, waiting: Waiting, next: Duration) -> Option<Waiting> {
-        let count = self.refusals.entry(waiting.seq).or_default();
-        *count = count.saturating_add(1);
-        if *count < PATIENT {
-            return Some(waiting);
+    /// A delivery was refused at `now` for this reason, and its namespace is held until `hold` or not at all. Returns whether
+    /// it is stuck.
+    pub fn refused(
+        &mut self,
+        waiting: Waiting,
+        why: &Arc<str>,
+        hold: Option<Duration>,
+        now: Duration,
+    ) -> bool {
+        let seq = waiting.seq;
+        let refusal = self.refusals.entry(seq).or_insert_with(|| Refusal {
+            count: 0,
+            why: Arc::clone(why),
+        });
+        refusal.count = refusal.count.saturating_add(1);
+        refusal.why = Arc::clone(why);
+        let count = refusal.count;
+        let namespace = waiting.namespace.clone();
+        let bench = self.namespaces.entry(namespace.clone()).or_default();
+        let from = hold.unwrap_or(now);
+        if count < PATIENT {
+            let until = from + retry::pause(count - 1, FIRST, MAX_STUCK);
+            bench.soon.insert((until, seq), waiting);
+        } else {
+            let was_tried = bench.trying == Some(seq);
+            if was_tried {
+                bench.trying = None;
+                // While the namespace is held, its pauses grow and these need not.
+                bench.failures = match hold {
+                    Some(_) => 0,
+                    None => bench.failures.saturating_add(1),
+                };
+            }
+            if was_tried || bench.stuck.is_empty() {
+                bench.stuck_at = from + retry::pause(bench.failures, STUCK, MAX_STUCK);
+            }
+            bench.stuck.push_back(waiting);
         }
-        let until = next + retry::pause(*count - PATIENT, FIRST, LONGEST);
-        self.waiting.insert((until, waiting.seq), waiting);
-        None
+        self.enter(&namespace);
+        count >= PATIENT
     }
 
-    /// Something was published: the cause may be gone, so those that were not refused too often are called back.
-    pub fn call_back(&mut self) -> Vec<Waiting> {
-        let refusals = &self.refusals;
-        let is_chronic = |seq: i64| refusals.get(&seq).is_some_and(|count| *count >= CHRONIC);
-        let (stay, back) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|((_, seq), _)| is_chronic(*seq));
-        self.waiting = stay;
-        let back: BTreeMap<_, _> = back;
-        back.into_values().collect()
+    /// This delivery succeeded; `recovered` says whether its namespace was held until now. Returns those that are called
+    /// back, since the cause may be gone.
+    pub fn succeeded(&mut self, waiting: &Waiting, recovered: bool, now: Duration) -> Vec<Waiting> {
+        self.refusals.remove(&waiting.seq);
+        let Some(bench) = self.namespaces.get_mut(&waiting.namespace) else {
+            return Vec::new();
+        };
+        let mut back: Vec<Waiting> = std::mem::take(&mut bench.soon).into_values().collect();
+        if bench.trying == Some(waiting.seq) {
+            bench.trying = None;
+            bench.failures = 0;
+            back.extend(std::mem::take(&mut bench.stuck));
+        } else if recovered {
+            bench.stuck_at = bench.stuck_at.min(now);
+        }
+        self.enter(&waiting.namespace);
+        back
+    }
+
+    /// This delivery will not be tried again.
+    pub fn done(&mut self, waiting: &Waiting) {
+        self.refusals.remove(&waiting.seq);
+        if let Some(bench) = self.namespaces.get_mut(&waiting.namespace) {
+            bench.trying = bench.trying.filter(|seq| *seq != waiting.seq);
+            self.enter(&waiting.namespace);
+        }
     }
 
     /// Those whose time has come.
     pub fn due(&mut self, now: Duration) -> Vec<Waiting> {
-        let later = self.waiting.split_off(&(now, i64::MAX));
-        let due = std::mem::replace(&mut self.waiting, later);
-        due.into_values().collect()
+        let mut due = Vec::new();
+        while let Some((at, namespace)) = self.times.first().cloned() {
+            if at > now {
+                break;
+            }
+            let Some(bench) = self.namespaces.get_mut(&namespace) else {
+                self.times.pop_first();
+                continue;
+            };
+            let later = bench.soon.split_off(&(now, i64::MAX));
+            due.extend(std::mem::replace(&mut bench.soon, later).into_values());
+            if bench.trying.is_none()
+                && bench.stuck_at <= now
+                && let Some(waiting) = bench.stuck.pop_front()
+            {
+                bench.trying = Some(waiting.seq);
+                due.push(waiting);
+            }
+            self.enter(&namespace);
+        }
+        due
+    }
+
+    /// All that stand aside: the process ends, and each is tried once more.
+    pub fn all(&mut self) -> Vec<Waiting> {
+        self.times.clear();
+        let benches = self.namespaces.drain();
+        benches
+            .flat_map(|(_, bench)| bench.soon.into_values().chain(bench.stuck))
+            .collect()
     }
 
     /// When the next one's time comes.
     #[must_use]
     pub fn next_at(&self) -> Option<Duration> {
-        self.waiting.keys().next().map(|(at, _)| *at)
+        self.times.first().map(|(at, _)| *at)
     }
 
-    /// This delivery will not be tried again.
-    pub fn done(&mut self, seq: i64) {
-        self.refusals.remove(&seq);
+    /// Why a delivery was refused last.
+    #[must_use]
+    pub fn why(&self, seq: i64) -> Option<&Arc<str>> {
+        self.refusals.get(&seq).map(|refusal| &refusal.why)
+    }
+
+    /// Enters a namespace under the time of its next one.
+    fn enter(&mut self, namespace: &str) {
+        let Some(bench) = self.namespaces.get_mut(namespace) else {
+            return;
+        };
+        let next = bench.next_at();
+        if let Some(at) = std::mem::replace(&mut bench.at, next) {
+            self.times.remove(&(at, namespace.to_owned()));
+        }
+        if let Some(at) = next {
+            self.times.insert((at, namespace.to_owned()));
+        }
+        if bench.is_empty() {
+            self.namespaces.remove(namespace);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Class;
+    use super::super::catalogue::Class;
     use super::*;
 
-    fn waiting(seq: i64) -> Waiting {
+    fn of(namespace: &str, seq: i64) -> Waiting {
         Waiting {
             seq,
             class: Class::Alarm,
-            namespace: "a".into(),
+            namespace: namespace.into(),
             uid: "u".into(),
         }
     }
 
-    const fn secs(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+    fn waiting(seq: i64) -> Waiting {
+        of("a", seq)
     }
 
-    /// Refuses one so often that it steps aside or not, and returns where it is.
-    fn refuse(aside: &mut Aside, seq: i64, times: u32, now: Duration) -> Option<Waiting> {
-        (0..times).fold(None, |_, _| {
-            aside.waiting.retain(|(_, other), _| *other != seq);
-            aside.refused(waiting(seq), now)
-        })
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
     }
 
-    #[test]
-    fn the_third_refusal_puts_it_aside_for_a_second_and_each_later_one_for_twice_as_long() {
-        let mut aside = Aside::default();
-        assert_eq!(aside.refused(waiting(1), secs(5)), Some(waiting(1)));
-        assert_eq!(aside.refused(waiting(1), secs(5)), Some(waiting(1)));
-        let mut now = secs(5);
-        for pause in [1, 2, 4, 8, 16, 30, 30] {
-            assert_eq!(aside.refused(waiting(1), now), None);
-            assert_eq!(aside.next_at(), Some(now + secs(pause)));
-            assert!(
-                aside
-                    .due((now + secs(pause)).saturating_sub(Duration::from_millis(1)))
-                    .is_empty()
-            );
-            now += secs(pause);
-            assert_eq!(aside.due(now), [waiting(1)]);
-            assert_eq!(aside.next_at(), None);
+    fn refuse(aside: &mut Aside, waiting: Waiting, now: Duration) {
+        aside.refused(waiting, &"no".into(), None, now);
+    }
+
+    /// Refuses one so often that it is stuck.
+    fn stick(aside: &mut Aside, seq: i64, now: Duration) {
+        for _ in 0..PATIENT {
+            aside.done_trying(seq);
+            refuse(aside, waiting(seq), now);
+        }
+    }
+
+    impl Aside {
+        /// As if it had been taken out to be tried.
+        fn done_trying(&mut self, seq: i64) {
+            if let Some(bench) = self.namespaces.get_mut("a") {
+                bench.soon.retain(|(_, other), _| *other != seq);
+            }
         }
     }
 
     #[test]
-    fn a_success_calls_back_all_but_those_that_failed_among_others() {
+    fn one_that_is_refused_comes_back_ever_later() {
         let mut aside = Aside::default();
-        assert_eq!(refuse(&mut aside, 1, PATIENT, secs(1)), None);
-        assert_eq!(refuse(&mut aside, 2, CHRONIC, secs(1)), None);
-        assert_eq!(aside.call_back(), [waiting(1)]);
-        assert_eq!(aside.call_back(), []);
-        assert_eq!(aside.due(secs(100)), [waiting(2)]);
+        let mut now = ms(5_000);
+        for pause in [100, 200, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000] {
+            refuse(&mut aside, waiting(1), now);
+            assert_eq!(aside.next_at(), Some(now + ms(pause)));
+            assert!(aside.due(now + ms(pause - 1)).is_empty());
+            now += ms(pause);
+            assert_eq!(aside.due(now), [waiting(1)]);
+            assert_eq!(aside.next_at(), None);
+        }
+        assert_eq!(aside.why(1).map(AsRef::as_ref), Some("no"));
+        assert!(aside.succeeded(&waiting(1), false, now).is_empty());
+        assert_eq!(aside.why(1), None);
+        assert!(aside.namespaces.is_empty() && aside.times.is_empty());
     }
 
     #[test]
-    fn what_is_done_begins_anew_if_it_comes_again() {
+    fn of_those_that_are_stuck_one_at_a_time_is_tried_and_its_success_calls_back_all() {
         let mut aside = Aside::default();
-        assert_eq!(refuse(&mut aside, 1, PATIENT, secs(1)), None);
-        assert_eq!(aside.due(secs(9)), [waiting(1)]);
-        aside.done(1);
-        assert_eq!(aside.refused(waiting(1), secs(10)), Some(waiting(1)));
+        for seq in 1..=100 {
+            stick(&mut aside, seq, ms(0));
+        }
+        assert_eq!(aside.due(ms(1_000)), [waiting(1)]);
+        assert!(aside.due(ms(90_000)).is_empty(), "the first is being tried");
+        refuse(&mut aside, waiting(1), ms(90_000));
+        assert_eq!(aside.next_at(), Some(ms(92_000)));
+        assert_eq!(aside.due(ms(92_000)), [waiting(2)]);
+        assert_eq!(aside.succeeded(&waiting(2), false, ms(92_001)).len(), 99);
+        assert_eq!(aside.next_at(), None);
+        refuse(&mut aside, waiting(7), ms(92_002));
+        assert_eq!(
+            aside.next_at(),
+            Some(ms(93_002)),
+            "once more, and it is stuck again"
+        );
+    }
+
+    #[test]
+    fn a_success_calls_back_those_of_its_own_namespace() {
+        let mut aside = Aside::default();
+        refuse(&mut aside, waiting(1), ms(0));
+        refuse(&mut aside, of("b", 2), ms(0));
+        assert!(aside.succeeded(&of("c", 3), true, ms(0)).is_empty());
+        assert_eq!(aside.succeeded(&waiting(4), true, ms(0)), [waiting(1)]);
+        assert_eq!(aside.due(ms(100)), [of("b", 2)]);
+    }
+
+    #[test]
+    fn a_namespace_that_is_well_again_tries_one_that_is_stuck_at_once() {
+        let mut aside = Aside::default();
+        stick(&mut aside, 1, ms(0));
+        assert!(aside.succeeded(&waiting(9), false, ms(10)).is_empty());
+        assert_eq!(aside.next_at(), Some(ms(1_000)));
+        assert!(aside.succeeded(&waiting(9), true, ms(10)).is_empty());
+        assert_eq!(aside.due(ms(10)), [waiting(1)]);
+        aside.done(&waiting(1));
+        assert!(aside.namespaces.is_empty());
+    }
+
+    #[test]
+    fn while_its_namespace_is_held_it_comes_after_the_one_that_is_tried_next() {
+        let mut aside = Aside::default();
+        aside.refused(waiting(1), &"no".into(), Some(ms(30_000)), ms(0));
+        assert_eq!(aside.next_at(), Some(ms(30_100)));
+        stick(&mut aside, 2, ms(0));
+        assert_eq!(aside.all().len(), 2);
+        assert_eq!((aside.next_at(), aside.due(ms(90_000)).len()), (None, 0));
     }
 }

@@ -3,6 +3,7 @@
 //! The first receiver that is delayed speaks, and repeats it while the delay lasts. The others leave its report alone
 //! until it has not changed for too long, by their own clocks: the times in it are of another machine and only shown.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -14,11 +15,20 @@ use crate::resources::webhook::Delay;
 /// How often a receiver says that it lasts: three times before its word is too old.
 pub const REPEAT: Duration = Duration::from_secs(60);
 
-/// What is to be said. `mine`: when the oldest delayed delivery of this receiver, `me`, arrived; `live`: what is said
-/// now, and has not changed for `unchanged`.
+/// What a receiver knows of the delayed deliveries of one webhook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delayed {
+    /// When the oldest arrived.
+    pub since: Timestamp,
+    /// Why it waits, where it is not the pace alone.
+    pub cause: Option<Arc<str>>,
+}
+
+/// What is to be said. `mine`: what this receiver, `me`, knows; `live`: what is said now, and has not changed for
+/// `unchanged`.
 #[must_use]
 pub fn said(
-    mine: Option<Timestamp>,
+    mine: Option<&Delayed>,
     me: &str,
     live: Option<&Delay>,
     unchanged: Duration,
@@ -26,23 +36,27 @@ pub fn said(
 ) -> Option<Delay> {
     let counts = Delay::counts_for(unchanged).is_some();
     let other = live.filter(|delay| delay.receiver != me && counts);
-    let mine = mine.map(|since| Delay {
-        since: Time(whole_seconds(since)),
+    let mine = mine.map(|delayed| Delay {
+        since: Time(whole_seconds(delayed.since)),
         receiver: me.to_owned(),
         seen_at: Time(whole_seconds(now)),
+        cause: delayed.cause.as_deref().map(str::to_owned),
     });
     other.cloned().or(mine)
 }
 
-/// Whether what is to be said differs enough from what is said now: who says it, or that it has not changed for long.
-/// When the oldest arrived moves with every delivery that is published, and alone is worth nothing.
+/// Whether what is to be said differs enough from what is said now: who says it, whether there is a cause, or that it has
+/// not changed for long. When the oldest arrived moves with every delivery that is published, and the words of a cause may
+/// name another Event each time: alone they are worth nothing.
 #[must_use]
 pub fn is_worth_a_write(live: Option<&Delay>, wanted: Option<&Delay>, unchanged: Duration) -> bool {
     match (live, wanted) {
         (None, None) => false,
         (Some(_), None) | (None, Some(_)) => true,
         (Some(live), Some(wanted)) => {
-            live.receiver != wanted.receiver || (live != wanted && unchanged >= REPEAT)
+            live.receiver != wanted.receiver
+                || live.cause.is_some() != wanted.cause.is_some()
+                || (live != wanted && unchanged >= REPEAT)
         }
     }
 }
@@ -60,7 +74,12 @@ mod tests {
             since: Time(at(since)),
             receiver: receiver.to_owned(),
             seen_at: Time(at(seen_at)),
+            cause: None,
         }
+    }
+
+    fn delayed(since: Timestamp) -> Delayed {
+        Delayed { since, cause: None }
     }
 
     #[test]
@@ -99,7 +118,13 @@ mod tests {
                 ),
             ] {
                 let unchanged = Duration::from_secs(unchanged);
-                let wanted = said(mine.map(at), "me", live.as_ref(), unchanged, at(now));
+                let wanted = said(
+                    mine.map(at).map(delayed).as_ref(),
+                    "me",
+                    live.as_ref(),
+                    unchanged,
+                    at(now),
+                );
                 assert_eq!(wanted, expected, "{what}, {seen_at}");
                 let worth = is_worth_a_write(live.as_ref(), wanted.as_ref(), unchanged);
                 assert_eq!(worth, written, "{what}, {seen_at}");
@@ -112,8 +137,34 @@ mod tests {
         let mine = Timestamp::from_millisecond(900_700).unwrap();
         let now = Timestamp::from_millisecond(1_000_900).unwrap();
         assert_eq!(
-            said(Some(mine), "me", None, Duration::ZERO, now),
+            said(Some(&delayed(mine)), "me", None, Duration::ZERO, now),
             Some(delay("me", 900, 1_000))
         );
+    }
+
+    #[test]
+    fn a_cause_is_said_when_it_begins_and_other_words_of_it_with_the_next_repeat() {
+        let knows = |cause: Option<&str>| Delayed {
+            since: at(900),
+            cause: cause.map(Into::into),
+        };
+        let live = |cause: Option<&str>| Delay {
+            cause: cause.map(str::to_owned),
+            ..delay("me", 900, 1_000)
+        };
+        for (mine, said_now, unchanged, written) in [
+            (Some("500 x"), None, 1, true),
+            (None, Some("500 x"), 1, true),
+            (Some("500 y"), Some("500 x"), 1, false),
+            (Some("500 y"), Some("500 x"), 60, true),
+            (Some("500 x"), Some("500 x"), 1, false),
+        ] {
+            let live = live(said_now);
+            let unchanged = Duration::from_secs(unchanged);
+            let wanted = said(Some(&knows(mine)), "me", Some(&live), unchanged, at(1_001));
+            assert_eq!(wanted.as_ref().and_then(|d| d.cause.as_deref()), mine);
+            let worth = is_worth_a_write(Some(&live), wanted.as_ref(), unchanged);
+            assert_eq!(worth, written, "{mine:?} {said_now:?} {unchanged:?}");
+        }
     }
 }

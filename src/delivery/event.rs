@@ -21,6 +21,8 @@ use crate::resources::keyring::WebhookIdentity;
 
 /// Who reports: the same for every receiver.
 pub const REPORTING_CONTROLLER: &str = "chekt.com/receiver";
+/// Reason of the Event about deliveries that a receiver could not publish before it ended.
+pub const LEFT: &str = "DeliveriesLeft";
 /// What was done.
 pub const ACTION: &str = "Received";
 /// Reason of the Event about dead letters.
@@ -119,6 +121,39 @@ pub fn of_dead_letters(letters: DeadLetters<'_>, instance: &str, now: Timestamp)
         note: note::of_dead_letters(count, refused, newest, instance),
     };
     regarding(webhook, &known.labels, name, told, marks, instance, now)
+}
+
+/// Deliveries of one webhook that a receiver could not publish before it ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Left<'l> {
+    /// One of them.
+    pub received: &'l Received,
+    /// How many.
+    pub count: usize,
+    /// The directory of the journal that holds them.
+    pub place: &'l str,
+}
+
+/// The Event that tells of them, at `now`.
+#[must_use]
+pub fn of_left(left: &Left<'_>, instance: &str, now: Timestamp) -> Event {
+    let webhook = &left.received.webhook;
+    let name = identity::left_name(&webhook.name, &webhook.uid, instance, now.as_second());
+    let told = Told {
+        type_: "Warning",
+        reason: LEFT,
+        note: note::of_left(left.count, instance, left.place),
+    };
+    let marks = Marks::default();
+    regarding(
+        webhook,
+        &left.received.labels,
+        name,
+        told,
+        marks,
+        instance,
+        now,
+    )
 }
 
 /// What an Event tells.

@@ -218,6 +218,14 @@ pub fn notice_name(webhook_name: &str, uid: &str, minute: i64) -> String {
     )
 }
 
+/// The name of the Event that tells of deliveries that a receiver left when it ended, at this second.
+#[must_use]
+pub fn left_name(webhook_name: &str, uid: &str, instance: &str, second: i64) -> String {
+    let second = second.to_be_bytes();
+    let parts = [uid.as_bytes(), b"left", &second, instance.as_bytes()];
+    name(webhook_name, &hash(&parts))
+}
+
 /// The webhook's name, as far as there is room, a dot, and a digest.
 fn name(webhook_name: &str, digest: &[u8; 32]) -> String {
     // 160 bits are 32 characters without padding; nobody can make two that collide.

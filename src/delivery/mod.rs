@@ -17,6 +17,8 @@ pub mod dead;
 pub mod delay;
 pub mod envelope;
 pub mod event;
+pub mod foreign;
+pub mod health;
 pub mod holdings;
 pub mod identity;
 pub mod json;
@@ -31,6 +33,7 @@ pub mod received;
 pub mod retry;
 pub mod share;
 pub mod signature;
+pub mod slots;
 pub mod waitlist;
 
 pub use catalogue::{Class, Kind};

@@ -102,6 +102,21 @@ pub fn of_dead_letters(count: i64, refused: i64, newest: &str, receiver: &str) -
     cut(note + &end)
 }
 
+/// The note about deliveries that a receiver left in its journal when it ended.
+#[must_use]
+pub fn of_left(count: usize, receiver: &str, place: &str) -> String {
+    let (receiver, place) = (quoted(&shortened(receiver)), quoted(&shortened(place)));
+    let them = if count == 1 {
+        "1 acknowledged delivery was".to_owned()
+    } else {
+        format!("{count} acknowledged deliveries were")
+    };
+    cut(format!(
+        "{them} not published before receiver {receiver} ended. The journal in {place} of that Pod holds them: a receiver \
+         that starts with the same volume publishes them, and without a volume that outlives the Pod they are lost."
+    ))
+}
+
 fn sentence(kind: Kind, envelope: &Envelope) -> String {
     let text = |field| envelope.text(field).map(|text| shown(&text));
     let device = || text("device_name").or_else(|| text("device_id"));

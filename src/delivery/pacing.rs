@@ -42,6 +42,37 @@ pub struct Waiting {
     pub uid: String,
 }
 
+/// Whether an attempt may begin: in a namespace that is well, and in one that is slow or failing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// In one that is well, or of which nothing is known.
+    pub well: bool,
+    /// In one that is sick.
+    pub sick: bool,
+}
+
+impl Room {
+    fn has(self, pool: Pool) -> bool {
+        match pool {
+            Pool::Well => self.well,
+            Pool::Sick => self.sick,
+        }
+    }
+}
+
+/// Whose places a namespace uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pool {
+    Well,
+    Sick,
+}
+
+/// The most attempts under way in one namespace.
+const MAX_IN_NAMESPACE: usize = 8;
+/// Attempts under way in all sick namespaces together. Each may have its part of them, and one in any case. A hanging one holds
+/// a seat of the API server's priority and fairness, so they are few.
+pub const SICK_PLACES: usize = 32;
+
 /// What there is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -56,9 +87,12 @@ pub enum Next {
 /// All that waits, and the pace of each namespace.
 ///
 /// ```text
-/// class -> namespaces that may be written to, in turn -> webhooks, in turn -> the oldest
-/// parked:  namespaces that may not yet, by the time from which they may
+/// well or sick -> class -> namespaces that may be written to, in turn -> webhooks, in turn -> the oldest
+/// parked: namespaces that may not yet, by the time from which they may
 /// ```
+///
+/// How many attempts a namespace may have under way grows from one, with each that succeeds, up to
+/// [`MAX_IN_NAMESPACE`]. What is taken is under way until [`Queue::landed`].
 ///
 /// Nothing here looks at all that waits: a hundred thousand deliveries, or thousands of webhooks and of namespaces
 /// that are held, make neither [`Queue::push`] nor [`Queue::next`] slow.
@@ -68,10 +102,16 @@ pub struct Queue {
     namespaces: HashMap<Arc<str>, Namespace>,
     /// For each class, in the order of [`Class::ALL`]: the namespaces that have such deliveries and are not known to
     /// be closed.
-    open: [VecDeque<Arc<str>>; CLASSES],
+    open: [Open; 2],
     parked: BTreeSet<(Duration, Arc<str>)>,
     len: usize,
+    sick: usize,
+    hastened: bool,
+    most: usize,
 }
+
+/// For each class, the namespaces of one pool.
+type Open = [VecDeque<Arc<str>>; CLASSES];
 
 /// How many classes there are.
 const CLASSES: usize = Class::ALL.len();
@@ -81,24 +121,15 @@ struct Namespace {
     name: Arc<str>,
     tokens: f64,
     at: Duration,
-    hold: Option<Hold>,
+    /// Nothing is to be tried before this time.
+    until: Duration,
+    pool: Pool,
+    in_flight: usize,
+    limit: usize,
+    /// Up to here the limit doubles with a success, and beyond it grows by one: half of what it was when one failed.
+    doubles_to: usize,
     parked: Option<Duration>,
     classes: [Turns; CLASSES],
-}
-
-/// A namespace in which nothing can be published. Once its time is over one delivery is tried, and the others wait
-/// for what becomes of it.
-#[derive(Clone, Copy, Debug)]
-struct Hold {
-    until: Duration,
-    tried: bool,
-}
-
-impl Hold {
-    /// When something may be tried.
-    fn free_at(self) -> Duration {
-        if self.tried { NEVER } else { self.until }
-    }
 }
 
 /// Not before something is said.
@@ -107,8 +138,8 @@ const NEVER: Duration = Duration::MAX;
 /// The webhooks of one namespace and class, in turn.
 #[derive(Debug, Default)]
 struct Turns {
-    /// Whether the namespace stands in the queue's list of this class.
-    listed: bool,
+    /// Whether the namespace stands in the lists of this class, those of the well and of the sick.
+    listed: [bool; 2],
     order: VecDeque<Arc<str>>,
     /// The deliveries of each webhook, oldest first; never empty.
     lanes: HashMap<Arc<str>, VecDeque<i64>>,
@@ -147,12 +178,22 @@ impl Namespace {
         self.at = self.at.max(now);
     }
 
-    /// When it may next be written to.
-    fn free_at(&mut self, pace: Pace, now: Duration) -> Duration {
+    /// When it may next be written to, where a sick one may have `share` attempts under way.
+    fn free_at(&mut self, pace: Option<Pace>, share: usize, now: Duration) -> Duration {
+        let limit = match self.pool {
+            Pool::Well => self.limit,
+            Pool::Sick => self.limit.min(share),
+        };
+        if self.in_flight >= limit {
+            return NEVER;
+        }
+        let held = self.until.max(now);
+        let Some(pace) = pace else {
+            return held;
+        };
         self.refill(pace, now);
-        let held = self.hold.map_or(now, Hold::free_at);
         if self.tokens >= 1.0 {
-            return held.max(now);
+            return held;
         }
         // A hair more than needed, so that rounding cannot wake us just before the token is there.
         let wait = Duration::from_secs_f64((1.0 - self.tokens) / pace.per_second + 1e-6);
@@ -182,6 +223,9 @@ impl Queue {
             open: Default::default(),
             parked: BTreeSet::new(),
             len: 0,
+            sick: 0,
+            hastened: false,
+            most: MAX_IN_NAMESPACE,
         }
     }
 
@@ -200,100 +244,173 @@ impl Queue {
     /// Adds a delivery, at the place that its number gives it: one that comes back goes before the younger ones.
     pub fn push(&mut self, new: &Waiting) {
         let class = place(new.class);
-        let namespace = self.namespaces.get_mut(new.namespace.as_str());
-        let namespace = match namespace {
+        let namespace = match self.namespaces.get_mut(new.namespace.as_str()) {
             Some(namespace) => namespace,
             None => add(&mut self.namespaces, self.pace, &new.namespace),
         };
         let turns = &mut namespace.classes[class];
         turns.push(&new.uid, new.seq);
-        if namespace.parked.is_none() && !turns.listed {
-            turns.listed = true;
-            self.open[class].push_back(Arc::clone(&namespace.name));
+        let pool = namespace.pool as usize;
+        if namespace.parked.is_none() && !turns.listed[pool] {
+            turns.listed[pool] = true;
+            self.open[pool][class].push_back(Arc::clone(&namespace.name));
         }
         self.len += 1;
     }
 
-    /// Publishes nothing in a namespace before `until`, and then one to try it: what becomes of that is said by
-    /// another `hold`, or by [`Queue::release`].
+    /// A namespace fails: nothing is tried in it before `until`, and then one at a time until one succeeds.
     pub fn hold(&mut self, namespace: &str, until: Duration) {
-        let entry = match self.namespaces.get_mut(namespace) {
-            Some(entry) => entry,
-            None => add(&mut self.namespaces, self.pace, namespace),
-        };
-        entry.hold = Some(Hold {
-            until,
-            tried: false,
-        });
-        self.look_again(namespace);
+        let entry = self.entry(namespace);
+        entry.until = until;
+        if entry.limit > 1 {
+            entry.doubles_to = entry.limit / 2;
+            entry.limit = 1;
+        }
+        self.set_pool(namespace, Pool::Sick);
     }
 
-    /// Publishes in a namespace again.
-    pub fn release(&mut self, namespace: &str) {
-        let held = self
-            .namespaces
-            .get_mut(namespace)
-            .and_then(|namespace| namespace.hold.take());
-        if held.is_some() {
+    /// A namespace is slow: one attempt at a time until one succeeds.
+    pub fn slow(&mut self, namespace: &str) {
+        if self.entry(namespace).pool == Pool::Well {
+            self.entry(namespace).limit = 1;
+            self.set_pool(namespace, Pool::Sick);
+        }
+    }
+
+    /// A namespace that is held is tried at `now`.
+    pub fn again(&mut self, namespace: &str, now: Duration) {
+        if let Some(entry) = self.namespaces.get_mut(namespace) {
+            entry.until = entry.until.min(now);
             self.look_again(namespace);
         }
     }
 
-    /// Lists a namespace that is parked, since until when it is has changed.
+    /// An attempt in a namespace succeeded, fast or not.
+    pub fn works(&mut self, namespace: &str, is_fast: bool) {
+        let most = self.most;
+        let entry = self.entry(namespace);
+        entry.until = Duration::ZERO;
+        let more = if entry.limit < entry.doubles_to {
+            entry.limit.saturating_mul(2).min(entry.doubles_to)
+        } else {
+            entry.limit + 1
+        };
+        entry.limit = more.min(most);
+        let pool = if is_fast { Pool::Well } else { Pool::Sick };
+        self.set_pool(namespace, pool);
+    }
+
+    /// An attempt in a namespace is over.
+    pub fn landed(&mut self, namespace: &str) {
+        let entry = self.entry(namespace);
+        entry.in_flight = entry.in_flight.saturating_sub(1);
+        self.look_again(namespace);
+    }
+
+    /// Whether a namespace is slow or failing.
+    #[must_use]
+    pub fn is_sick(&self, namespace: &str) -> bool {
+        let entry = self.namespaces.get(namespace);
+        entry.is_some_and(|entry| entry.pool == Pool::Sick)
+    }
+
+    /// The process ends: no pace any more, and `most` attempts in one namespace.
+    pub fn hasten(&mut self, most: usize) {
+        self.hastened = true;
+        self.most = self.most.max(most);
+        let parked = std::mem::take(&mut self.parked);
+        for (_, name) in parked {
+            if let Some(entry) = self.namespaces.get_mut(&name) {
+                entry.parked = None;
+                list(entry, &mut self.open);
+            }
+        }
+    }
+
+    fn entry(&mut self, namespace: &str) -> &mut Namespace {
+        add(&mut self.namespaces, self.pace, namespace)
+    }
+
+    fn set_pool(&mut self, namespace: &str, pool: Pool) {
+        let entry = self.entry(namespace);
+        let before = std::mem::replace(&mut entry.pool, pool);
+        match (before, pool) {
+            (Pool::Well, Pool::Sick) => self.sick += 1,
+            (Pool::Sick, Pool::Well) => self.sick = self.sick.saturating_sub(1),
+            (Pool::Well, Pool::Well) | (Pool::Sick, Pool::Sick) => {}
+        }
+        self.look_again(namespace);
+    }
+
+    /// Lists a namespace, since until when it is parked, or whose places it uses, has changed.
     fn look_again(&mut self, namespace: &str) {
         let Some(entry) = self.namespaces.get_mut(namespace) else {
             return;
         };
         if let Some(at) = entry.parked.take() {
             self.parked.remove(&(at, Arc::clone(&entry.name)));
-            list(entry, &mut self.open);
         }
+        list(entry, &mut self.open);
     }
 
-    /// What to do at `now`.
-    pub fn next(&mut self, now: Duration) -> Next {
+    /// What to do at `now`, where there is this room. Nothing to do may mean that there is none.
+    pub fn next(&mut self, now: Duration, room: Room) -> Next {
         self.unpark(now);
-        for class in Class::ALL {
-            while let Some(name) = self.open[place(class)].pop_front() {
-                let Some(namespace) = self.namespaces.get_mut(&name) else {
-                    continue;
-                };
-                namespace.classes[place(class)].listed = false;
-                if namespace.parked.is_some() {
-                    // It was closed by another class; it is listed again when it opens.
-                    continue;
+        for pool in [Pool::Well, Pool::Sick] {
+            if !room.has(pool) {
+                continue;
+            }
+            for class in Class::ALL {
+                if let Some(waiting) = self.take(pool, class, now) {
+                    return Next::Take(waiting);
                 }
-                let free = namespace.free_at(self.pace, now);
-                if free > now {
-                    namespace.parked = Some(free);
-                    self.parked.insert((free, name));
-                    continue;
-                }
-                let turns = &mut namespace.classes[place(class)];
-                let Some((uid, seq)) = turns.take() else {
-                    continue;
-                };
-                if !turns.order.is_empty() {
-                    turns.listed = true;
-                    self.open[place(class)].push_back(Arc::clone(&name));
-                }
-                namespace.tokens -= 1.0;
-                if let Some(hold) = &mut namespace.hold {
-                    hold.tried = true;
-                }
-                self.len -= 1;
-                return Next::Take(Waiting {
-                    seq,
-                    class,
-                    namespace: name.as_ref().to_owned(),
-                    uid: uid.as_ref().to_owned(),
-                });
             }
         }
         match self.parked.first() {
             Some((at, _)) if *at < NEVER => Next::At(*at),
             Some(_) | None => Next::Idle,
         }
+    }
+
+    /// The next of a pool and class that may be published at `now`.
+    fn take(&mut self, pool: Pool, class: Class, now: Duration) -> Option<Waiting> {
+        let pace = (!self.hastened).then_some(self.pace);
+        let share = SICK_PLACES / self.sick.max(1);
+        let (side, rank) = (pool as usize, place(class));
+        while let Some(name) = self.open[side][rank].pop_front() {
+            let Some(namespace) = self.namespaces.get_mut(&name) else {
+                continue;
+            };
+            namespace.classes[rank].listed[side] = false;
+            if namespace.parked.is_some() || namespace.pool != pool {
+                // It was closed by another class, and is listed again when it opens; or it is listed on the other side.
+                continue;
+            }
+            let free = namespace.free_at(pace, share.max(1), now);
+            if free > now {
+                namespace.parked = Some(free);
+                self.parked.insert((free, name));
+                continue;
+            }
+            let turns = &mut namespace.classes[rank];
+            let Some((uid, seq)) = turns.take() else {
+                continue;
+            };
+            if !turns.order.is_empty() {
+                turns.listed[side] = true;
+                self.open[side][rank].push_back(Arc::clone(&name));
+            }
+            namespace.tokens = (namespace.tokens - 1.0).max(0.0);
+            namespace.in_flight += 1;
+            self.len -= 1;
+            return Some(Waiting {
+                seq,
+                class,
+                namespace: name.as_ref().to_owned(),
+                uid: uid.as_ref().to_owned(),
+            });
+        }
+        None
     }
 
     /// Lists again the namespaces whose time has come.
@@ -317,13 +434,16 @@ impl Queue {
         self.namespaces.retain(|_, namespace| {
             namespace.refill(pace, now);
             !namespace.is_idle()
+                || namespace.in_flight > 0
                 || namespace.tokens < f64::from(pace.burst)
-                || namespace.hold.is_some_and(|hold| hold.free_at() > now)
+                || namespace.until > now
         });
+        let sick = |namespace: &&Namespace| namespace.pool == Pool::Sick;
+        self.sick = self.namespaces.values().filter(sick).count();
     }
 }
 
-/// A namespace that was not there, with all its tokens.
+/// A namespace; one that was not there has all its tokens.
 fn add<'n>(
     namespaces: &'n mut HashMap<Arc<str>, Namespace>,
     pace: Pace,
@@ -334,17 +454,22 @@ fn add<'n>(
         name,
         tokens: f64::from(pace.burst),
         at: Duration::ZERO,
-        hold: None,
+        until: Duration::ZERO,
+        pool: Pool::Well,
+        in_flight: 0,
+        limit: 1,
+        doubles_to: usize::MAX,
         parked: None,
         classes: Default::default(),
     })
 }
 
 /// Enters a namespace into the lists of the classes that it has deliveries of.
-fn list(namespace: &mut Namespace, open: &mut [VecDeque<Arc<str>>; CLASSES]) {
-    for (turns, open) in namespace.classes.iter_mut().zip(open) {
-        if !turns.order.is_empty() && !turns.listed {
-            turns.listed = true;
+fn list(namespace: &mut Namespace, open: &mut [Open; 2]) {
+    let pool = namespace.pool as usize;
+    for (turns, open) in namespace.classes.iter_mut().zip(&mut open[pool]) {
+        if !turns.order.is_empty() && !turns.listed[pool] {
+            turns.listed[pool] = true;
             open.push_back(Arc::clone(&namespace.name));
         }
     }
@@ -365,6 +490,10 @@ mod tests {
     use super::*;
 
     const START: Duration = Duration::from_secs(1);
+    const ALL: Room = Room {
+        well: true,
+        sick: true,
+    };
 
     fn waiting(seq: i64, class: Class, namespace: &str, uid: &str) -> Waiting {
         Waiting {
@@ -388,7 +517,8 @@ mod tests {
 
     fn drain(queue: &mut Queue, now: Duration) -> Vec<i64> {
         let mut taken = Vec::new();
-        while let Next::Take(next) = queue.next(now) {
+        while let Next::Take(next) = queue.next(now, ALL) {
+            queue.landed(&next.namespace);
             taken.push(next.seq);
         }
         taken
@@ -408,7 +538,7 @@ mod tests {
         );
         assert_eq!(drain(&mut queue, START), [3, 4, 5, 1, 2]);
         assert!(queue.is_empty());
-        assert_eq!(queue.next(START), Next::Idle);
+        assert_eq!(queue.next(START, ALL), Next::Idle);
     }
 
     #[test]
@@ -431,7 +561,7 @@ mod tests {
             queue.push(&waiting(seq, Class::Alarm, "a", "w"));
         }
         assert_eq!(drain(&mut queue, START).len(), 3);
-        let Next::At(at) = queue.next(START) else {
+        let Next::At(at) = queue.next(START, ALL) else {
             panic!("the burst is spent");
         };
         assert!(
@@ -468,20 +598,133 @@ mod tests {
         let entries: Vec<_> = (1..5).map(|seq| (seq, Class::Alarm, "a", "w")).collect();
         let mut queue = queue(9, &entries);
         queue.hold("a", START + Duration::from_secs(1));
-        assert_eq!(queue.next(START), Next::At(START + Duration::from_secs(1)));
+        assert_eq!(
+            queue.next(START, ALL),
+            Next::At(START + Duration::from_secs(1))
+        );
         let over = START + Duration::from_secs(1);
-        assert_eq!(drain(&mut queue, over), [1]);
-        assert_eq!(queue.next(over), Next::Idle, "nobody has said how it went");
+        assert_eq!(under_way(&mut queue, over, ALL), [1]);
         queue.hold("a", over + Duration::from_secs(2));
+        queue.landed("a");
         queue.push(&waiting(1, Class::Alarm, "a", "w"));
         let over = over + Duration::from_secs(2);
-        assert_eq!(queue.next(START), Next::At(over));
-        assert_eq!(drain(&mut queue, over), [1]);
-        queue.release("a");
-        assert_eq!(drain(&mut queue, over), [2, 3, 4]);
-        queue.release("a");
-        queue.release("nowhere");
-        assert_eq!(queue.next(over), Next::Idle);
+        assert_eq!(queue.next(START, ALL), Next::At(over));
+        assert_eq!(
+            under_way(&mut queue, over, ALL),
+            [1],
+            "nobody has said how it went"
+        );
+        queue.works("a", true);
+        queue.landed("a");
+        assert_eq!(
+            under_way(&mut queue, over, ALL),
+            [2, 3],
+            "one more than before"
+        );
+        queue.again("nowhere", over);
+        queue.landed("nowhere");
+        assert_eq!(queue.next(over, ALL), Next::Idle);
+    }
+
+    /// What can be taken while nothing of it is over.
+    fn under_way(queue: &mut Queue, now: Duration, room: Room) -> Vec<i64> {
+        let mut taken = Vec::new();
+        while let Next::Take(next) = queue.next(now, room) {
+            taken.push(next.seq);
+        }
+        taken
+    }
+
+    #[test]
+    fn a_namespace_has_one_attempt_under_way_and_with_each_that_succeeds_more() {
+        let mut queue = queue(999, &[]);
+        for seq in 0..200 {
+            queue.push(&waiting(seq, Class::Alarm, "a", "w"));
+        }
+        for expected in [1, 2, 4, 8, 8] {
+            let taken = under_way(&mut queue, START, ALL).len();
+            assert_eq!(taken, expected);
+            queue.works("a", true);
+            (0..taken).for_each(|_| queue.landed("a"));
+        }
+        assert_eq!(under_way(&mut queue, START, ALL).len(), 8);
+        queue.slow("a");
+        (0..7).for_each(|_| queue.landed("a"));
+        assert!(
+            under_way(&mut queue, START, ALL).is_empty(),
+            "one is under way"
+        );
+        queue.landed("a");
+        assert_eq!(under_way(&mut queue, START, ALL).len(), 1);
+    }
+
+    #[test]
+    fn one_that_was_refused_at_eight_doubles_to_four_and_then_grows_by_one() {
+        let mut queue = queue(999, &[]);
+        (0..4).for_each(|_| queue.works("a", true));
+        queue.hold("a", START);
+        // Those that were under way together are one failure.
+        queue.hold("a", START);
+        for seq in 0..200 {
+            queue.push(&waiting(seq, Class::Alarm, "a", "w"));
+        }
+        let mut widths = Vec::new();
+        for _ in 0..6 {
+            let taken = under_way(&mut queue, START, ALL).len();
+            widths.push(taken);
+            queue.works("a", true);
+            (0..taken).for_each(|_| queue.landed("a"));
+        }
+        assert_eq!(widths, [1, 2, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn the_sick_and_the_well_take_no_places_from_each_other() {
+        let mut queue = queue(999, &[]);
+        for number in 0..40 {
+            let sick = format!("sick-{number}");
+            queue.slow(&sick);
+            queue.works(&sick, false);
+            for seq in 0..4 {
+                queue.push(&waiting(100 + 10 * number + seq, Class::Alarm, &sick, "w"));
+            }
+        }
+        queue.push(&waiting(1, Class::Other, "well", "w"));
+        assert!(queue.is_sick("sick-1") && !queue.is_sick("well") && !queue.is_sick("new"));
+        let only = |well, sick| Room { well, sick };
+        assert!(under_way(&mut queue, START, only(false, false)).is_empty());
+        assert_eq!(under_way(&mut queue, START, only(true, false)), [1]);
+        let taken = under_way(&mut queue, START, only(false, true));
+        assert_eq!(
+            taken.len(),
+            40,
+            "one each, however much works there: {taken:?}"
+        );
+        // Three of them are well again while all places of the sick are taken.
+        for number in 0..3 {
+            let sick = format!("sick-{number}");
+            queue.works(&sick, true);
+            queue.landed(&sick);
+        }
+        assert_eq!(under_way(&mut queue, START, only(true, false)).len(), 9);
+    }
+
+    #[test]
+    fn at_the_end_there_is_no_pace_and_more_are_under_way() {
+        let mut queue = queue(1, &[]);
+        for seq in 0..300 {
+            queue.push(&waiting(seq, Class::Alarm, "a", "w"));
+        }
+        assert_eq!(drain(&mut queue, START).len(), 1);
+        queue.hasten(64);
+        let mut widths = Vec::new();
+        for _ in 0..8 {
+            let taken = under_way(&mut queue, START, ALL).len();
+            widths.push(taken);
+            queue.works("a", true);
+            (0..taken).for_each(|_| queue.landed("a"));
+        }
+        assert_eq!(widths, [1, 2, 4, 8, 16, 32, 64, 64]);
     }
 
     #[test]
@@ -490,9 +733,10 @@ mod tests {
             9,
             &[(1, Class::Alarm, "a", "w"), (2, Class::Alarm, "a", "w")],
         );
-        let Next::Take(first) = queue.next(START) else {
+        let Next::Take(first) = queue.next(START, ALL) else {
             panic!("something waits");
         };
+        queue.landed("a");
         queue.push(&first);
         assert_eq!(drain(&mut queue, START), [1, 2]);
     }
@@ -612,13 +856,16 @@ mod tests {
         }
         assert_eq!(drain(&mut queue, START).len(), 20_000);
         assert_eq!(queue.len(), 20_000);
-        assert_eq!(queue.next(START), Next::At(START + Duration::from_secs(60)));
+        assert_eq!(
+            queue.next(START, ALL),
+            Next::At(START + Duration::from_secs(60))
+        );
         assert_eq!(
             drain(&mut queue, START + Duration::from_secs(60)).len(),
             20_000
         );
         for seq in 0..20_000 {
-            queue.release(&format!("held-{seq}"));
+            queue.works(&format!("held-{seq}"), true);
         }
         queue.tidy(START + Duration::from_secs(61));
         assert!(
@@ -641,7 +888,8 @@ mod tests {
             let mut taken = Vec::new();
             for step in steps {
                 now += Duration::from_millis(step);
-                while let Next::Take(next) = queue.next(now) {
+                while let Next::Take(next) = queue.next(now, ALL) {
+                    queue.landed(&next.namespace);
                     taken.push(next);
                 }
                 for namespace in ["n0", "n1", "n2"] {

@@ -1,52 +1,23 @@
-//! What follows from an attempt that failed: a pause for all, or a hold on one namespace, each longer than the one
-//! before and over at once when something succeeds.
+//! What follows from an attempt at a single destination that failed: a pause, each longer than the one before and over at
+//! once when something succeeds.
 //!
-//! After a pause one attempt goes out alone; with each that succeeds twice as many may be under way. An API server that
+//! After a pause one attempt goes out alone; with each that succeeds twice as many may be under way. A destination that
 //! comes back, or that asks for a pause, is not met by everything that has gathered.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::retry;
 
-/// The longest that the API server can make us wait.
+/// The longest that the destination can make us wait.
 const LONGEST_ASKED: Duration = Duration::from_secs(60);
 
 /// What was wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// Nothing can be published anywhere.
+    /// It fails or cannot be reached.
     Everywhere,
     /// A pause was asked for, perhaps with its length.
     Throttled(Option<Duration>),
-    /// Nothing can be published in this namespace.
-    Namespace,
-}
-
-/// What is to be done about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Everything waits; see [`Patience::paused_until`].
-    Pause {
-        /// Whether it is the first in a row.
-        first: bool,
-    },
-    /// The namespace waits until then.
-    Hold {
-        /// Whether it is the first in a row.
-        first: bool,
-        /// Until when.
-        until: Duration,
-    },
-}
-
-/// Whether something works again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Recovered {
-    /// Publishing as such.
-    pub all: bool,
-    /// Publishing in this namespace.
-    pub namespace: bool,
 }
 
 /// What went wrong lately. Time is handed in, as the time since the process started.
@@ -56,13 +27,6 @@ pub struct Patience {
     width: usize,
     failures: u32,
     paused_until: Duration,
-    held: HashMap<String, Held>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    failures: u32,
-    until: Duration,
 }
 
 impl Patience {
@@ -74,7 +38,6 @@ impl Patience {
             width: most.max(1),
             failures: 0,
             paused_until: Duration::ZERO,
-            held: HashMap::new(),
         }
     }
 
@@ -90,44 +53,18 @@ impl Patience {
         self.paused_until
     }
 
-    /// An attempt in a namespace failed at `now`. Attempts that were under way together are one failure.
-    pub fn failed(&mut self, trouble: Trouble, namespace: &str, now: Duration) -> Verdict {
-        match trouble {
-            Trouble::Namespace => {
-                let held = self.held.entry(namespace.to_owned()).or_insert(Held {
-                    failures: 0,
-                    until: Duration::ZERO,
-                });
-                if held.until <= now {
-                    let (first, longest) = (Duration::from_secs(1), Duration::from_secs(30));
-                    held.until = now + retry::pause(held.failures, first, longest);
-                    held.failures = held.failures.saturating_add(1);
-                }
-                Verdict::Hold {
-                    first: held.failures == 1,
-                    until: held.until,
-                }
-            }
-            Trouble::Everywhere => {
-                let (first, longest) = (Duration::from_millis(100), Duration::from_secs(5));
-                self.pause(None, first, longest, now)
-            }
-            Trouble::Throttled(asked) => {
-                let (first, longest) = (Duration::from_secs(1), Duration::from_secs(30));
-                // Asked for nothing is asked for a pause all the same.
-                let asked = asked.filter(|asked| !asked.is_zero());
-                self.pause(asked, first, longest, now)
-            }
-        }
-    }
-
-    fn pause(
-        &mut self,
-        asked: Option<Duration>,
-        first: Duration,
-        longest: Duration,
-        now: Duration,
-    ) -> Verdict {
+    /// An attempt failed at `now`. Attempts that were under way together are one failure. Returns whether it is the first
+    /// in a row.
+    pub fn failed(&mut self, trouble: Trouble, now: Duration) -> bool {
+        let (asked, first, longest) = match trouble {
+            Trouble::Everywhere => (None, Duration::from_millis(100), Duration::from_secs(5)),
+            // Asked for nothing is asked for a pause all the same.
+            Trouble::Throttled(asked) => (
+                asked.filter(|asked| !asked.is_zero()),
+                Duration::from_secs(1),
+                Duration::from_secs(30),
+            ),
+        };
         self.width = 1;
         if self.paused_until <= now {
             self.paused_until = now + retry::pause(self.failures, first, longest);
@@ -138,23 +75,13 @@ impl Patience {
         } else if let Some(asked) = asked {
             self.paused_until = self.paused_until.max(now + asked.min(LONGEST_ASKED));
         }
-        Verdict::Pause {
-            first: self.failures == 1,
-        }
+        self.failures == 1
     }
 
-    /// A namespace is no longer of interest.
-    pub fn forget(&mut self, namespace: &str) {
-        self.held.remove(namespace);
-    }
-
-    /// An attempt in a namespace succeeded.
-    pub fn succeeded(&mut self, namespace: &str) -> Recovered {
+    /// An attempt succeeded. Returns whether those before it failed.
+    pub fn succeeded(&mut self) -> bool {
         self.width = self.width.saturating_mul(2).min(self.most);
-        Recovered {
-            all: std::mem::take(&mut self.failures) > 0,
-            namespace: self.held.remove(namespace).is_some(),
-        }
+        std::mem::take(&mut self.failures) > 0
     }
 }
 
@@ -172,19 +99,14 @@ mod tests {
         let mut now = ms(1_000);
         let mut pauses = Vec::new();
         for round in 0..8 {
-            let verdict = patience.failed(Trouble::Everywhere, "a", now);
-            assert_eq!(verdict, Verdict::Pause { first: round == 0 });
+            assert_eq!(patience.failed(Trouble::Everywhere, now), round == 0);
             pauses.push(patience.paused_until().saturating_sub(now).as_millis());
             now = patience.paused_until();
         }
         assert_eq!(pauses, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
-        let recovered = Recovered {
-            all: true,
-            namespace: false,
-        };
-        assert_eq!(patience.succeeded("a"), recovered);
-        assert_eq!(patience.succeeded("a"), Recovered::default());
-        patience.failed(Trouble::Everywhere, "a", now);
+        assert!(patience.succeeded());
+        assert!(!patience.succeeded());
+        patience.failed(Trouble::Everywhere, now);
         assert_eq!(patience.paused_until(), now + ms(100));
     }
 
@@ -192,25 +114,19 @@ mod tests {
     fn eight_that_were_under_way_together_are_one_failure() {
         let mut patience = Patience::new(8);
         for millis in 0..8 {
-            patience.failed(Trouble::Everywhere, "a", ms(1_000 + millis));
-            let verdict = patience.failed(Trouble::Namespace, "b", ms(1_000 + millis));
-            let first = Verdict::Hold {
-                first: true,
-                until: ms(2_000),
-            };
-            assert_eq!(verdict, first);
+            patience.failed(Trouble::Everywhere, ms(1_000 + millis));
         }
         assert!(
             patience.paused_until() <= ms(1_107),
             "{:?}",
             patience.paused_until()
         );
-        patience.failed(Trouble::Everywhere, "a", ms(1_200));
+        patience.failed(Trouble::Everywhere, ms(1_200));
         assert_eq!(patience.paused_until(), ms(1_400));
     }
 
     #[test]
-    fn what_the_api_server_asks_for_is_what_it_gets() {
+    fn what_the_destination_asks_for_is_what_it_gets() {
         for (asked, expected) in [
             (Some(ms(7_000)), 7_000),
             (Some(ms(600_000)), 60_000),
@@ -218,7 +134,7 @@ mod tests {
             (None, 1_000),
         ] {
             let mut patience = Patience::new(8);
-            patience.failed(Trouble::Throttled(asked), "a", ms(5_000));
+            patience.failed(Trouble::Throttled(asked), ms(5_000));
             let waits = patience
                 .paused_until()
                 .saturating_sub(ms(5_000))
@@ -226,8 +142,8 @@ mod tests {
             assert_eq!(waits, expected, "{asked:?}");
         }
         let mut patience = Patience::new(8);
-        patience.failed(Trouble::Throttled(Some(ms(9_000))), "a", ms(0));
-        patience.failed(Trouble::Throttled(Some(ms(1_000))), "a", ms(1));
+        patience.failed(Trouble::Throttled(Some(ms(9_000))), ms(0));
+        patience.failed(Trouble::Throttled(Some(ms(1_000))), ms(1));
         assert_eq!(
             patience.paused_until(),
             ms(9_000),
@@ -239,37 +155,12 @@ mod tests {
     fn after_a_pause_one_goes_out_alone_and_then_ever_more() {
         let mut patience = Patience::new(6);
         assert_eq!(patience.width(), 6);
-        patience.failed(Trouble::Throttled(None), "a", ms(0));
+        patience.failed(Trouble::Throttled(None), ms(0));
         let mut widths = vec![patience.width()];
         for _ in 0..4 {
-            patience.succeeded("a");
+            patience.succeeded();
             widths.push(patience.width());
         }
         assert_eq!(widths, [1, 2, 4, 6, 6]);
-        patience.failed(Trouble::Namespace, "a", ms(0));
-        assert_eq!(patience.width(), 6, "one namespace is not all of them");
-    }
-
-    #[test]
-    fn holds_grow_for_each_namespace_by_itself() {
-        let mut patience = Patience::new(8);
-        let mut now = ms(0);
-        let mut holds = Vec::new();
-        for _ in 0..7 {
-            let Verdict::Hold { until, .. } = patience.failed(Trouble::Namespace, "a", now) else {
-                panic!("a hold");
-            };
-            holds.push(until.saturating_sub(now).as_secs());
-            now = until;
-        }
-        assert_eq!(holds, [1, 2, 4, 8, 16, 30, 30]);
-        let other = patience.failed(Trouble::Namespace, "b", now);
-        let first = Verdict::Hold {
-            first: true,
-            until: now + ms(1_000),
-        };
-        assert_eq!(other, first);
-        assert!(patience.succeeded("a").namespace);
-        assert!(!patience.succeeded("a").namespace);
     }
 }

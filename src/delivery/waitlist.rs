@@ -66,16 +66,23 @@ impl Waitlist {
         first(self.classes.get(&class)?)
     }
 
-    /// The webhooks, by uid, of which a delivery has waited for longer than [`LONG`], and when the oldest arrived.
+    /// The webhooks, by uid, of which a delivery has waited for longer than [`LONG`]: when the oldest arrived, and its
+    /// number.
     #[must_use]
-    pub fn delayed(&self, now: Timestamp) -> HashMap<String, Timestamp> {
+    pub fn delayed(&self, now: Timestamp) -> HashMap<String, (Timestamp, i64)> {
         let is_long = |since: &Timestamp| now.duration_since(*since).unsigned_abs() > LONG;
         self.webhooks
             .iter()
-            .filter_map(|(uid, arrivals)| Some((uid, first(arrivals)?)))
-            .filter(|(_, since)| *since < now && is_long(since))
-            .map(|(uid, since)| (uid.clone(), since))
+            .filter_map(|(uid, arrivals)| Some((uid, *arrivals.first()?)))
+            .filter(|(_, (since, _))| *since < now && is_long(since))
+            .map(|(uid, oldest)| (uid.clone(), oldest))
             .collect()
+    }
+
+    /// The webhooks of which deliveries wait: how many, and the number of one of them.
+    pub fn left(&self) -> impl Iterator<Item = (usize, i64)> {
+        let webhooks = self.webhooks.values();
+        webhooks.filter_map(|arrivals| Some((arrivals.len(), arrivals.first()?.1)))
     }
 }
 
@@ -123,12 +130,15 @@ mod tests {
         );
         assert_eq!(
             list.delayed(at(101)),
-            HashMap::from([("a".to_owned(), at(40))])
+            HashMap::from([("a".to_owned(), (at(40), 9))])
         );
         assert_eq!(list.delayed(at(200)).len(), 2);
         list.remove(&waiting(9, Class::Alarm, "a"), at(40));
         assert_eq!(list.oldest(Class::Alarm), Some(at(100)));
         assert!(list.delayed(at(160)).keys().eq(["b"]));
+        let mut left: Vec<_> = list.left().collect();
+        left.sort_unstable();
+        assert_eq!(left, [(1, 7), (1, 8)]);
         list.remove(&waiting(8, Class::Site, "b"), at(99));
         assert!(list.delayed(at(160)).is_empty());
         assert_eq!(

@@ -90,6 +90,24 @@ impl Table {
         self.registry.register(name, help, family.clone());
     }
 
+    /// Enters a family whose sets of labels come and go with the objects that they name.
+    pub fn add_named<S, M>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        names: &'static [Value],
+        labels: &[Label],
+        family: &Family<S, M>,
+    ) where
+        S: EncodeLabelSet + Clone + Hash + Eq + Send + Sync + Debug + 'static,
+        M: EncodeMetric + TypedMetric + Default + Clone + Send + Sync + Debug + 'static,
+    {
+        self.add_family(name, help, labels, [], family);
+        if let Some(row) = self.rows.last_mut() {
+            row.names = names;
+        }
+    }
+
     /// Enters what is read only when somebody asks. Its names are whole: no prefix is put before them.
     pub fn collect(&mut self, rows: impl IntoIterator<Item = Row>, collector: impl Collector) {
         self.rows.extend(rows);

@@ -2,6 +2,7 @@
 //! the publisher to judge.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::jiff::Timestamp;
@@ -34,7 +35,7 @@ pub struct About {
 pub enum Attempt {
     /// The Event is there.
     Published(Box<About>, Created),
-    /// It cannot be an Event as it is, and why.
+    /// It cannot become an Event as it is, and why.
     Dead(Box<About>, Cause),
     /// The journal holds no such pending delivery any more.
     Gone,
@@ -50,12 +51,20 @@ pub async fn attempt(
     client: Client,
     instance: Arc<str>,
     entry: Arc<Entry>,
+    deadline: Duration,
 ) -> (Arc<Entry>, Attempt) {
-    let attempt = publish(&journal, &client, &instance, entry.waiting.seq).await;
+    let seq = entry.waiting.seq;
+    let attempt = publish(&journal, &client, &instance, seq, deadline).await;
     (entry, attempt)
 }
 
-async fn publish(journal: &Journal, client: &Client, instance: &str, seq: i64) -> Attempt {
+async fn publish(
+    journal: &Journal,
+    client: &Client,
+    instance: &str,
+    seq: i64,
+    deadline: Duration,
+) -> Attempt {
     let received = match journal.load(seq).await {
         Ok(Some(received)) => received,
         Ok(None) => return Attempt::Gone,
@@ -72,8 +81,12 @@ async fn publish(journal: &Journal, client: &Client, instance: &str, seq: i64) -
         Ok(event) => event,
         Err(why) => return dead(about, DeadKind::Unreadable, why.to_string()),
     };
-    match events::create(client, &event).await {
+    match events::create(client, &event, deadline).await {
         Ok(created) => Attempt::Published(about, created),
+        // The namespace is gone, and the webhook with it. Waiting would keep room in the journal for a namespace that may
+        // never come back; as a dead letter it is kept, and made an Event if a namespace of that name is made anew, say
+        // from a backup. In Kubernetes that name is what rights are given by, so those who may read it then are those who
+        // were given its name.
         Err(error @ ClusterError::NamespaceGone(_)) => {
             dead(about, DeadKind::Refused, error.to_string())
         }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::metrics::Metrics;
 use crate::delivery::cloudevent::{Mode, encode};
 use crate::delivery::cursor::Cursor;
-use crate::delivery::patience::{Patience, Trouble, Verdict};
+use crate::delivery::patience::{Patience, Trouble};
 use crate::delivery::{Received, retry};
 use crate::journal::{Journal, JournalError};
 use crate::sink::{NotTaken, Sink, SinkError};
@@ -277,9 +277,9 @@ impl Forwarder {
         let error = match outcome {
             Ok(()) => {
                 self.metrics.sink_sent.inc();
-                state.patience.succeeded("").all.then(|| {
+                if state.patience.succeeded() {
                     tracing::info!(host, "the sink takes CloudEvents again");
-                });
+                }
                 return state.done(parcel.seq);
             }
             Err(error) => error,
@@ -308,7 +308,7 @@ impl Forwarder {
             NotTaken::Token(_) => ("token", Trouble::Everywhere),
         };
         self.metrics.sink_failed(class);
-        if let Verdict::Pause { first: true } = state.patience.failed(trouble, "", now) {
+        if state.patience.failed(trouble, now) {
             tracing::warn!(host, %error, "the sink takes no CloudEvents; they wait in the journal");
         }
         let at = state

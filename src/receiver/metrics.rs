@@ -1,4 +1,8 @@
-//! What the receiver counts. Labels come from fixed sets only: nothing that a stranger sends makes a series.
+//! What the receiver counts. Labels come from fixed sets, but for the names of namespaces that are held, of which there are
+//! no more than a hundred: nothing that a stranger sends makes a series.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -106,11 +110,41 @@ const EVENT: Label = Label {
         ("created", "the Event was made"),
         ("already_there", "it had been made before"),
         ("buried", "it cannot be made: a dead letter"),
-        ("held", "no Event can be made in this namespace now"),
+        ("held", "it is refused now: a right, a policy, a quota"),
         ("throttled", "the API server asked for a pause"),
-        ("failed", "the API server or the journal could not be asked"),
+        (
+            "failed",
+            "the API server, or a webhook that it asks, failed or could not be asked, or the journal could not",
+        ),
     ],
 };
+
+/// What the API server answers where no Event can be made.
+const ANSWER: Label = Label {
+    name: "answer",
+    values: &[
+        (
+            "forbidden",
+            "403: a right, an admission policy or webhook, or a quota",
+        ),
+        ("terminating", "403: the namespace is being deleted"),
+        (
+            "denied",
+            "400, 413 or 422: an admission policy or webhook, or a proxy",
+        ),
+        ("throttled", "429"),
+        (
+            "server",
+            "5xx: the API server, or an admission webhook that fails",
+        ),
+        ("late", "none in time"),
+        ("network", "no connection, or a broken one"),
+        ("other", "another one"),
+    ],
+};
+
+/// The most namespaces that are named at once.
+const MAX_NAMESPACES: usize = 100;
 
 const CLASS: Label = Label {
     name: "class",
@@ -178,6 +212,13 @@ const STATUS_WRITE: Label = Label {
 pub struct Outcome {
     /// The value.
     pub outcome: &'static str,
+}
+
+/// A namespace and what the API server answers there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Held {
+    namespace: String,
+    answer: &'static str,
 }
 
 /// Which key of a keyring.
@@ -274,6 +315,10 @@ pub struct Metrics {
     pub delayed_webhooks: Gauge,
     /// Attempts to publish by what became of them.
     pub events: Family<Outcome, Counter>,
+    /// 1 for each namespace in which no Event can be made, by what the API server answers.
+    pub held_namespaces: Family<Held, Gauge>,
+    /// How many of them are named.
+    named: Arc<AtomicUsize>,
     /// Seconds from arrival to the Event.
     pub publish_seconds: Histogram,
     /// Attempts to tell of dead letters by what became of them.
@@ -322,6 +367,8 @@ impl Metrics {
             waiting_oldest_seconds: Family::default(),
             delayed_webhooks: Gauge::default(),
             events: Family::default(),
+            held_namespaces: Family::default(),
+            named: Arc::default(),
             publish_seconds: Histogram::new(SLOW),
             notices: Family::default(),
             status_writes: Family::default(),
@@ -461,6 +508,13 @@ impl Metrics {
             outcomes(EVENT),
             &metrics.events,
         );
+        table.add_named(
+            "held_namespaces",
+            "1 for each namespace in which no Event can be made, of at most 100, by what the API server answers",
+            &[("namespace", "the namespace")],
+            &[ANSWER],
+            &metrics.held_namespaces,
+        );
         table.add(
             "publish_seconds",
             "From the arrival of a delivery to its Event",
@@ -553,6 +607,22 @@ impl Metrics {
     /// Counts one more CloudEvent that is to be sent again.
     pub fn sink_failed(&self, class: &'static str) {
         self.sink_failed.get_or_create(&OfFailure { class }).inc();
+    }
+
+    /// Shows that no Event can be made in a namespace, or that this is over.
+    pub fn held(&self, namespace: &str, answer: &'static str, is_held: bool) {
+        let held = Held {
+            namespace: namespace.to_owned(),
+            answer,
+        };
+        if !is_held {
+            if self.held_namespaces.remove(&held) {
+                self.named.fetch_sub(1, Ordering::Relaxed);
+            }
+        } else if self.named.load(Ordering::Relaxed) < MAX_NAMESPACES {
+            self.named.fetch_add(1, Ordering::Relaxed);
+            self.held_namespaces.get_or_create(&held).set(1);
+        }
     }
 
     /// Counts one more attempt to publish.

@@ -214,12 +214,13 @@ pub struct ReceiverArgs {
     )]
     pub drain_delay: u32,
 
-    /// How many seconds to go on publishing what waits after the last connection has ended.
+    /// How many seconds to go on publishing what waits after the last connection has ended. There is no pace from the signal
+    /// on, and the process ends earlier once nothing waits.
     #[arg(
         long,
         env = "CHEKT_DRAIN_TIMEOUT",
         value_name = "SECONDS",
-        default_value_t = 8
+        default_value_t = 30
     )]
     pub drain_timeout: u32,
 
@@ -325,6 +326,8 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
                 burst: args.events_burst,
             },
             at_once: publisher::AT_ONCE,
+            place: args.journal.display().to_string(),
+            leaving: door.leaving.clone(),
             instance: instance.clone(),
             metrics: metrics.clone(),
             reports: reports.clone(),
@@ -400,9 +403,9 @@ pub async fn run(args: ReceiverArgs, end: CancellationToken) -> anyhow::Result<(
         ended = &mut forwarder => anyhow::bail!("the forwarder to the sink has ended: {ended:?}"),
     }
 
-    // Kubernetes kills what has not ended 30 s after the signal. At most 5 s of serving (--drain-delay), 6 s for what is
-    // in flight (server::Limits::drain), 8 s of publishing (--drain-timeout), 1 s for what is under way then and 1 s to
-    // tell of dead letters are 21.
+    // Kubernetes kills what has not ended when the grace period of the Pod is over, which the chart computes: at most 5 s of
+    // serving (--drain-delay), 6 s for what is in flight (server::Limits::drain), 30 s of publishing (--drain-timeout), 1 s
+    // for what is under way then, 2 s to tell of what is left and 1 s to tell of dead letters are 45.
     serving.close("ending");
     door.leaving.cancel();
     tokio::time::sleep(Duration::from_secs(u64::from(args.drain_delay))).await;

@@ -4,8 +4,12 @@
 //! be. A crash between the two acts is harmless: the name of the Event is made from the delivery, so the second
 //! attempt is told that it exists already. For the same reason nobody waits for the journal to note that an Event is
 //! there: the next one is created meanwhile.
+//!
+//! From the signal to end on there is no pace, and ever more attempts are under way, for as long as the API server takes
+//! them. What is left after that is told by an Event on its webhook.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,16 +26,22 @@ use super::attempt::{About, Attempt, attempt};
 use super::metrics::Metrics;
 use super::status::Reports;
 use crate::cluster::ClusterError;
-use crate::cluster::events::Created;
+use crate::cluster::events::{self, Created};
 use crate::delivery::aside::Aside;
-use crate::delivery::pacing::{Next, Pace, Queue};
-use crate::delivery::patience::{Patience, Trouble, Verdict};
+use crate::delivery::delay::Delayed;
+use crate::delivery::event::{self, Left};
+use crate::delivery::foreign::plain;
+use crate::delivery::health::{Fault, Health};
+use crate::delivery::pacing::{Next, Pace, Queue, Waiting};
+use crate::delivery::slots::Slots;
 use crate::delivery::waitlist::Waitlist;
 use crate::delivery::{Class, DeliveryKey, retry};
-use crate::journal::{self, Cause, Entry, Feed, Journal, JournalError};
+use crate::journal::{self, Entry, Feed, Journal, JournalError};
 
-/// Events that are being created at the same time, if nothing else is said.
-pub const AT_ONCE: usize = 8;
+/// Events that are being created at the same time in namespaces that are well, if nothing else is said.
+pub const AT_ONCE: usize = 64;
+/// The same in one namespace while the process ends; before that it is fewer.
+const AT_ONCE_ENDING: usize = 64;
 /// Events that may be there while the journal does not know it yet; after a crash, so many are tried once more.
 const UNSETTLED: usize = 256;
 /// How often it is looked at how things stand.
@@ -40,6 +50,16 @@ const TICK: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(60);
 /// How long what is under way may take when the time to end has come.
 const LAST: Duration = Duration::from_secs(1);
+/// How long the Events about what is left may take.
+const TELL_LEFT: Duration = Duration::from_secs(2);
+/// The most webhooks that are told of what is left.
+const MAX_TOLD_LEFT: usize = 256;
+/// The most bytes of what the API server answered, in a log line, a status or a condition.
+const MAX_CAUSE_BYTES: usize = 400;
+/// The least time between two lines of the log about single deliveries that are refused in one namespace.
+const EVERY_REFUSAL: Duration = Duration::from_secs(60);
+/// The least time between two lines of the log that say that a namespace is held.
+const EVERY_HOLD: Duration = Duration::from_secs(10);
 /// The pause before the journal is asked once more to note something; it doubles up to [`LONGEST`].
 const FIRST: Duration = Duration::from_millis(100);
 /// The longest such pause.
@@ -55,8 +75,12 @@ pub struct Publisher {
     pub client: Client,
     /// How fast.
     pub pace: Pace,
-    /// How many Events are created at the same time.
+    /// How many Events are created at the same time in namespaces that are well.
     pub at_once: usize,
+    /// The directory of the journal, as it is told where deliveries are left in it.
+    pub place: String,
+    /// Cancelled when the process is asked to end: the pace is lifted from then on.
+    pub leaving: CancellationToken,
     /// The name of this pod.
     pub instance: String,
     /// What is counted.
@@ -86,9 +110,26 @@ struct State {
     /// Everything that the journal does not know to be published, by number.
     entries: HashMap<i64, Arc<Entry>>,
     waitlist: Waitlist,
-    patience: Patience,
+    /// How many wait in each namespace.
+    namespaces: HashMap<String, usize>,
+    health: Health,
+    slots: Slots,
     aside: Aside,
+    /// What the API server answers in the namespaces that are held.
+    causes: HashMap<String, Cause>,
+    /// When something was last logged about a namespace.
+    logged: HashMap<(&'static str, String), Duration>,
+    /// How often the journal could not be read in a row, and until when it is not asked.
+    unread: (u32, Duration),
     notes: FuturesUnordered<Note>,
+}
+
+/// What the API server answers in a namespace.
+struct Cause {
+    answer: &'static str,
+    text: Arc<str>,
+    /// Whether the log says so, and is to say when it is over.
+    is_logged: bool,
 }
 
 impl Publisher {
@@ -100,8 +141,13 @@ impl Publisher {
             queue: Queue::new(self.pace),
             entries: HashMap::new(),
             waitlist: Waitlist::default(),
-            patience: Patience::new(self.at_once),
+            namespaces: HashMap::new(),
+            health: Health::new(self.at_once),
+            slots: Slots::default(),
             aside: Aside::default(),
+            causes: HashMap::new(),
+            logged: HashMap::new(),
+            unread: (0, Duration::ZERO),
             notes: FuturesUnordered::new(),
         };
         let mut attempts = FuturesUnordered::new();
@@ -110,40 +156,23 @@ impl Publisher {
         let mut swept = Duration::ZERO;
         let mut fed = Vec::new();
         let mut open = true;
+        let mut hastened = false;
         let mut ending: Option<Instant> = None;
         loop {
             let now = start.elapsed();
             if ending.is_some_and(|until| Instant::now() >= until) {
                 break;
             }
-            for waiting in state.aside.due(now) {
-                state.queue.push(&waiting);
-            }
             let mut wake = None;
-            while attempts.len() < state.patience.width() && state.notes.len() < UNSETTLED {
-                let paused_until = state.patience.paused_until();
-                if paused_until > now {
-                    wake = Some(paused_until);
-                    break;
-                }
-                match state.queue.next(now) {
-                    Next::Take(waiting) => {
-                        let entry = state.entries.get(&waiting.seq);
-                        if let Some(entry) = entry.filter(|entry| entry.waiting == waiting) {
-                            attempts.push(attempt(
-                                self.journal.clone(),
-                                self.client.clone(),
-                                Arc::clone(&instance),
-                                Arc::clone(entry),
-                            ));
-                        }
-                    }
-                    Next::At(at) => {
-                        wake = Some(at);
-                        break;
-                    }
-                    Next::Idle => break,
-                }
+            while let Some(entry) = state.take(now, &mut wake) {
+                let namespace = &entry.waiting.namespace;
+                let is_sick = state.queue.is_sick(namespace);
+                let deadline = state.health.deadline(namespace);
+                let ticket = state.slots.begin(namespace, is_sick, now);
+                state.health.begun(is_sick, now);
+                let (journal, client) = (self.journal.clone(), self.client.clone());
+                let attempt = attempt(journal, client, Arc::clone(&instance), entry, deadline);
+                attempts.push(async move { (ticket, attempt.await) });
             }
             if ending.is_some() && attempts.is_empty() && state.entries.is_empty() {
                 break;
@@ -153,21 +182,29 @@ impl Publisher {
                     open = count > 0;
                     fed.drain(..).for_each(|entry| state.take_in(entry));
                 }
-                Some((entry, attempt)) = attempts.next(), if !attempts.is_empty() => {
-                    self.conclude(&mut state, &entry, attempt, start.elapsed());
+                Some((ticket, (entry, attempt))) = attempts.next(), if !attempts.is_empty() => {
+                    let now = start.elapsed();
+                    let took = state.slots.end(ticket, now);
+                    self.conclude(&mut state, &entry, attempt, took, now);
+                    state.queue.landed(&entry.waiting.namespace);
                 }
                 Some(noted) = state.notes.next(), if !state.notes.is_empty() => {
                     self.noted(&mut state, noted);
                 }
-                () = sleep_until(earlier(wake, state.aside.next_at()).map(|at| start + at)) => {}
+                () = sleep_until(wake.map(|at| start + at)) => {}
                 () = sleep_until(ending), if ending.is_some() => {}
                 _ = tick.tick() => {
                     self.show(&state);
                     if start.elapsed() >= swept + SWEEP {
                         swept = start.elapsed();
                         state.queue.tidy(swept);
+                        state.logged.retain(|_, at| *at + EVERY_REFUSAL > swept);
                         self.sweep().await;
                     }
+                }
+                () = self.leaving.cancelled(), if !hastened => {
+                    hastened = true;
+                    state.hasten(start.elapsed());
                 }
                 () = end.cancelled(), if ending.is_none() => {
                     ending = Some(Instant::now() + self.last);
@@ -175,8 +212,10 @@ impl Publisher {
             }
         }
         let rest = async {
-            while let Some((entry, attempt)) = attempts.next().await {
-                self.conclude(&mut state, &entry, attempt, start.elapsed());
+            while let Some((ticket, (entry, attempt))) = attempts.next().await {
+                let now = start.elapsed();
+                let took = state.slots.end(ticket, now);
+                self.conclude(&mut state, &entry, attempt, took, now);
             }
             while let Some(noted) = state.notes.next().await {
                 self.noted(&mut state, noted);
@@ -185,16 +224,58 @@ impl Publisher {
         // In time or not: what is not noted is published again under the same name.
         let _ = tokio::time::timeout(LAST, rest).await;
         self.show(&state);
-        if !state.entries.is_empty() {
-            tracing::warn!(
-                pending = state.entries.len(),
-                "ending with deliveries in the journal; the next start goes on with them"
-            );
+        let left = state.waitlist.left().collect();
+        drop(state);
+        self.tell_left(left).await;
+    }
+
+    /// Tells of what waits when the process ends: in the log, and by an Event on each webhook.
+    async fn tell_left(&self, left: Vec<(usize, i64)>) {
+        let all: usize = left.iter().map(|(count, _)| count).sum();
+        if all == 0 {
+            return;
+        }
+        let (place, webhooks) = (&self.place, left.len());
+        tracing::warn!(
+            left = all,
+            webhooks,
+            journal = place,
+            "ending with acknowledged deliveries that are not published; a receiver that starts with this journal goes on with them"
+        );
+        let tell = futures::stream::iter(left.into_iter().take(MAX_TOLD_LEFT));
+        let tell = tell.for_each_concurrent(None, |(count, seq)| async move {
+            let Ok(Some(received)) = self.journal.load(seq).await else {
+                return;
+            };
+            let webhook = format!("{}/{}", received.webhook.namespace, received.webhook.name);
+            let left = Left {
+                received: &received,
+                count,
+                place,
+            };
+            let event = event::of_left(&left, &self.instance, Timestamp::now());
+            match events::create(&self.client, &event, TELL_LEFT).await {
+                Ok(_) => tracing::warn!(webhook, count, "deliveries are left; its Event says so"),
+                Err(error) => tracing::warn!(webhook, count, %error, "deliveries are left, and no Event can say so"),
+            }
+        });
+        if tokio::time::timeout(TELL_LEFT, tell).await.is_err() {
+            tracing::warn!("not every webhook could be told of what is left");
         }
     }
 
     /// Draws the conclusion from one attempt.
-    fn conclude(&self, state: &mut State, entry: &Entry, attempt: Attempt, now: Duration) {
+    fn conclude(
+        &self,
+        state: &mut State,
+        entry: &Arc<Entry>,
+        attempt: Attempt,
+        took: Duration,
+        now: Duration,
+    ) {
+        if !matches!(attempt, Attempt::Unread(_)) {
+            state.unread = (0, Duration::ZERO);
+        }
         match attempt {
             Attempt::Published(about, created) => {
                 let outcome = match created {
@@ -210,8 +291,8 @@ impl Publisher {
                 let age = Timestamp::now().duration_since(entry.received_at);
                 let seconds = age.as_secs_f64().max(0.0);
                 self.metrics.publish_seconds.observe(seconds);
-                Self::works_again(state, entry);
-                state.publish(entry);
+                self.works(state, &entry.waiting, took, now);
+                self.publish(state, entry);
                 state.notes.push(Box::pin(settle(
                     self.journal.clone(),
                     entry.waiting.seq,
@@ -221,9 +302,7 @@ impl Publisher {
             Attempt::Dead(about, cause) => {
                 self.metrics.event("buried");
                 tell(entry, &about, "dead_letter", Some(&cause.reason));
-                state.patience.forget(&entry.waiting.namespace);
-                state.queue.release(&entry.waiting.namespace);
-                state.publish(entry);
+                self.publish(state, entry);
                 state.notes.push(Box::pin(bury(
                     self.journal.clone(),
                     entry.waiting.seq,
@@ -232,77 +311,137 @@ impl Publisher {
                 )));
             }
             Attempt::Gone => {
-                state.queue.release(&entry.waiting.namespace);
-                state.publish(entry);
+                self.publish(state, entry);
                 state.forget(entry.waiting.seq, entry.key);
             }
-            Attempt::Refused(error) => {
-                let trouble = trouble(&error);
-                self.metrics.event(match trouble {
-                    Trouble::Namespace => "held",
-                    Trouble::Throttled(_) => "throttled",
-                    Trouble::Everywhere => "failed",
-                });
-                Self::put_back(state, entry, trouble, &error, now);
-            }
+            Attempt::Refused(error) => self.refused(state, &entry.waiting, &error, now),
             Attempt::Unread(error) => {
                 self.metrics.event("failed");
-                Self::put_back(state, entry, Trouble::Everywhere, &error, now);
+                let (failures, until) = state.unread;
+                if until <= now {
+                    state.unread = (
+                        failures.saturating_add(1),
+                        now + retry::pause(failures, FIRST, LONGEST),
+                    );
+                }
+                if failures == 0 {
+                    tracing::warn!(%error, "the journal cannot be read; nothing is published meanwhile");
+                }
+                state.queue.push(&entry.waiting);
             }
         }
     }
 
-    fn works_again(state: &mut State, entry: &Entry) {
-        let namespace = &entry.waiting.namespace;
-        let recovered = state.patience.succeeded(namespace);
-        state.queue.release(namespace);
-        for waiting in state.aside.call_back() {
+    fn works(&self, state: &mut State, waiting: &Waiting, took: Duration, now: Duration) {
+        let namespace = &waiting.namespace;
+        let is_fast = state.slots.succeeded(took);
+        let recovered = state.health.succeeded(namespace, is_fast, now);
+        state.queue.works(namespace, is_fast);
+        if self.no_cause(state, namespace) {
+            tracing::info!(namespace, "publishing again in this namespace");
+        }
+        for other in &recovered.again {
+            state.queue.again(other, now);
+        }
+        for waiting in state.aside.succeeded(waiting, recovered.namespace, now) {
             state.queue.push(&waiting);
         }
         if recovered.all {
             let pending = state.entries.len();
             tracing::info!(pending, "publishing again");
         }
-        if recovered.namespace {
-            tracing::info!(namespace, "publishing again in this namespace");
+    }
+
+    fn refused(&self, state: &mut State, waiting: &Waiting, error: &ClusterError, now: Duration) {
+        let namespace = &waiting.namespace;
+        let (fault, answer) = meaning(error);
+        self.metrics.event(match fault {
+            Fault::Refused => "held",
+            Fault::Throttled(_) => "throttled",
+            Fault::Failed | Fault::Late => "failed",
+        });
+        let text = format!("No Event can be made in namespace {namespace}: {error}");
+        let text: Arc<str> = plain(&text, MAX_CAUSE_BYTES).into();
+        let verdict = state.health.failed(fault, namespace, now);
+        let is_stuck = state
+            .aside
+            .refused(waiting.clone(), &text, verdict.hold, now);
+        if let Some(until) = verdict.hold {
+            state.queue.hold(namespace, until);
+            let is_logged = verdict.first && state.may_log("held", namespace, EVERY_HOLD, now);
+            if is_logged {
+                tracing::warn!(
+                    namespace,
+                    answer,
+                    error = %text,
+                    "no Event can be made in this namespace; its deliveries wait in the journal"
+                );
+            }
+            let text = Arc::clone(&text);
+            let cause = Cause {
+                answer,
+                text,
+                is_logged,
+            };
+            self.cause(state, namespace, cause);
+        } else if is_stuck && state.may_log("refused", namespace, EVERY_REFUSAL, now) {
+            tracing::warn!(
+                namespace,
+                answer,
+                error = %text,
+                "an Event cannot be made although others can; its delivery waits in the journal"
+            );
+        }
+        if verdict.everywhere {
+            let pending = state.entries.len();
+            tracing::warn!(
+                pending,
+                error = %text,
+                "several namespaces fail and none succeeds; one is tried after the other"
+            );
         }
     }
 
-    fn put_back(
-        state: &mut State,
-        entry: &Entry,
-        trouble: Trouble,
-        error: &dyn std::fmt::Display,
-        now: Duration,
-    ) {
-        let namespace = &entry.waiting.namespace;
-        let pending = state.entries.len();
-        let next = match state.patience.failed(trouble, namespace, now) {
-            Verdict::Hold { first, until } => {
-                if first {
-                    tracing::warn!(
-                        namespace,
-                        %error,
-                        "no Event can be made in this namespace; its deliveries wait in the journal"
-                    );
-                }
-                state.queue.hold(namespace, until);
-                until
+    /// Keeps and shows why a namespace is held.
+    fn cause(&self, state: &mut State, namespace: &str, cause: Cause) {
+        let answer = cause.answer;
+        let kept = state.causes.entry(namespace.to_owned());
+        let before = match kept {
+            Occupied(mut kept) => {
+                let is_logged = cause.is_logged || kept.get().is_logged;
+                Some(kept.insert(Cause { is_logged, ..cause }))
             }
-            Verdict::Pause { first } => {
-                if first {
-                    tracing::warn!(
-                        %error,
-                        pending,
-                        "no Event can be made; deliveries wait in the journal"
-                    );
-                }
-                state.queue.release(namespace);
-                state.patience.paused_until()
+            Vacant(room) => {
+                room.insert(cause);
+                None
             }
         };
-        if let Some(waiting) = state.aside.refused(entry.waiting.clone(), next) {
-            state.queue.push(&waiting);
+        let before = before.map(|before| before.answer);
+        if before != Some(answer) {
+            if let Some(before) = before {
+                self.metrics.held(namespace, before, false);
+            }
+            self.metrics.held(namespace, answer, true);
+        }
+    }
+
+    /// A namespace is not held any more. Returns whether the log says that it was.
+    fn no_cause(&self, state: &mut State, namespace: &str) -> bool {
+        let Some(cause) = state.causes.remove(namespace) else {
+            return false;
+        };
+        self.metrics.held(namespace, cause.answer, false);
+        cause.is_logged
+    }
+
+    /// It waits no longer, whether the journal knows or not.
+    fn publish(&self, state: &mut State, entry: &Entry) {
+        let waiting = &entry.waiting;
+        state.aside.done(waiting);
+        state.waitlist.remove(waiting, entry.received_at);
+        if state.leave(&waiting.namespace) {
+            state.health.forget(&waiting.namespace);
+            self.no_cause(state, &waiting.namespace);
         }
     }
 
@@ -335,7 +474,7 @@ impl Publisher {
             oldest = oldest.max(seconds);
         }
         self.metrics.journal_oldest_seconds.set(oldest);
-        let delayed = state.waitlist.delayed(now);
+        let delayed = state.delayed(now);
         let count = i64::try_from(delayed.len()).unwrap_or(i64::MAX);
         self.metrics.delayed_webhooks.set(count);
         // Before the journal is open, nobody knows what waits.
@@ -360,11 +499,112 @@ impl State {
             if known.key == entry.key {
                 return;
             }
+            let known = Arc::clone(known);
             self.waitlist.remove(&known.waiting, known.received_at);
+            self.leave(&known.waiting.namespace);
         }
+        let namespace = &entry.waiting.namespace;
+        *self.namespaces.entry(namespace.clone()).or_default() += 1;
         self.queue.push(&entry.waiting);
         self.waitlist.insert(&entry.waiting, entry.received_at);
         self.entries.insert(seq, Arc::new(entry));
+    }
+
+    /// One waits less in a namespace. Returns whether none does any more.
+    fn leave(&mut self, namespace: &str) -> bool {
+        let Some(count) = self.namespaces.get_mut(namespace) else {
+            return true;
+        };
+        *count = count.saturating_sub(1);
+        if *count > 0 {
+            return false;
+        }
+        self.namespaces.remove(namespace);
+        true
+    }
+
+    /// The next delivery to be tried at `now`; where there is none, `wake` is when to look again by the clock.
+    fn take(&mut self, now: Duration, wake: &mut Option<Duration>) -> Option<Arc<Entry>> {
+        for namespace in self.slots.aged(now) {
+            self.health.slow(&namespace);
+            self.queue.slow(&namespace);
+        }
+        for waiting in self.aside.due(now) {
+            self.queue.push(&waiting);
+        }
+        let (_, unread_until) = self.unread;
+        let mut times = vec![
+            self.aside.next_at(),
+            self.slots.next_at(),
+            self.health.next_at(now),
+        ];
+        if unread_until > now {
+            times.push(Some(unread_until));
+        } else if self.notes.len() < UNSETTLED {
+            loop {
+                let (well, sick) = (self.health.well(), self.health.sick(now));
+                match self.queue.next(now, self.slots.room(well, sick)) {
+                    Next::Take(waiting) => {
+                        let entry = self.entries.get(&waiting.seq);
+                        if let Some(entry) = entry.filter(|entry| entry.waiting == waiting) {
+                            return Some(Arc::clone(entry));
+                        }
+                        self.queue.landed(&waiting.namespace);
+                    }
+                    Next::At(at) => {
+                        times.push(Some(at));
+                        break;
+                    }
+                    Next::Idle => break,
+                }
+            }
+        }
+        *wake = times.into_iter().flatten().min();
+        None
+    }
+
+    /// Whether the log may say this of a namespace at `now`, once in so long a time.
+    fn may_log(
+        &mut self,
+        what: &'static str,
+        namespace: &str,
+        every: Duration,
+        now: Duration,
+    ) -> bool {
+        let key = (what, namespace.to_owned());
+        let may = self.logged.get(&key).is_none_or(|at| *at + every <= now);
+        if may {
+            self.logged.insert(key, now);
+        }
+        may
+    }
+
+    /// The process is asked to end: everything is tried at once, as fast as the API server takes it.
+    fn hasten(&mut self, now: Duration) {
+        self.queue.hasten(AT_ONCE_ENDING);
+        for namespace in self.health.hasten(AT_ONCE_ENDING, now) {
+            self.queue.again(&namespace, now);
+        }
+        for waiting in self.aside.all() {
+            self.queue.push(&waiting);
+        }
+    }
+
+    /// The webhooks, by uid, of which a delivery has waited for too long, and why.
+    fn delayed(&self, now: Timestamp) -> HashMap<String, Delayed> {
+        let delayed = self.waitlist.delayed(now).into_iter();
+        let why = |seq: i64| {
+            let own = self.aside.why(seq);
+            let entry = self.entries.get(&seq);
+            let all = entry.and_then(|entry| self.causes.get(&entry.waiting.namespace));
+            own.or(all.map(|cause| &cause.text)).cloned()
+        };
+        delayed
+            .map(|(uid, (since, seq))| {
+                let cause = why(seq);
+                (uid, Delayed { since, cause })
+            })
+            .collect()
     }
 
     /// The journal knows what became of it.
@@ -373,32 +613,25 @@ impl State {
             self.entries.remove(&seq);
         }
     }
-
-    /// It waits no longer, whether the journal knows or not.
-    fn publish(&mut self, entry: &Entry) {
-        self.aside.done(entry.waiting.seq);
-        self.waitlist.remove(&entry.waiting, entry.received_at);
-    }
 }
 
-/// The earlier of two times, where there are any.
-fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
-    one.into_iter().chain(other).min()
-}
-
-/// What an error of the API server means for what comes next.
-pub(super) fn trouble(error: &ClusterError) -> Trouble {
+/// What an error of the API server means for what comes next, and the word for it.
+pub(super) fn meaning(error: &ClusterError) -> (Fault, &'static str) {
     match error {
-        ClusterError::Forbidden(_) | ClusterError::Terminating(_) => Trouble::Namespace,
-        ClusterError::Throttled { retry_after } => Trouble::Throttled(*retry_after),
+        ClusterError::Forbidden(_) => (Fault::Refused, "forbidden"),
+        ClusterError::Terminating(_) => (Fault::Refused, "terminating"),
+        ClusterError::Denied { .. } | ClusterError::Invalid(_) => (Fault::Refused, "denied"),
+        ClusterError::Throttled { retry_after, .. } => {
+            (Fault::Throttled(*retry_after), "throttled")
+        }
+        ClusterError::Deadline(_) => (Fault::Late, "late"),
+        ClusterError::Failed { .. } => (Fault::Failed, "server"),
+        ClusterError::Unavailable(_) => (Fault::Failed, "network"),
         ClusterError::NotFound(_)
         | ClusterError::NamespaceGone(_)
         | ClusterError::AlreadyExists(_)
         | ClusterError::Conflict(_)
-        | ClusterError::Unauthorized(_)
-        | ClusterError::Invalid(_)
-        | ClusterError::Deadline(_)
-        | ClusterError::Unavailable(_) => Trouble::Everywhere,
+        | ClusterError::Unauthorized(_) => (Fault::Failed, "other"),
     }
 }
 
@@ -451,7 +684,7 @@ async fn settle(journal: Journal, seq: i64, key: DeliveryKey) -> Noted {
 }
 
 /// Notes that a delivery is a dead letter, however long that takes.
-async fn bury(journal: Journal, seq: i64, key: DeliveryKey, cause: Cause) -> Noted {
+async fn bury(journal: Journal, seq: i64, key: DeliveryKey, cause: journal::Cause) -> Noted {
     note(seq, key, true, || {
         journal.bury(key, cause.clone(), Timestamp::now())
     })
@@ -494,26 +727,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_concerns_one_namespace_or_everything() {
+    fn an_error_says_for_how_long_to_wait() {
         let why = || "why".to_owned();
         let wait = Some(Duration::from_secs(3));
+        let (code, message) = (422, why());
         for (error, expected) in [
-            (ClusterError::Forbidden(why()), Trouble::Namespace),
-            (ClusterError::Terminating(why()), Trouble::Namespace),
+            (ClusterError::Forbidden(why()), Fault::Refused),
+            (ClusterError::Terminating(why()), Fault::Refused),
+            (ClusterError::Denied { code, message }, Fault::Refused),
             (
-                ClusterError::Throttled { retry_after: wait },
-                Trouble::Throttled(wait),
+                ClusterError::Throttled {
+                    retry_after: wait,
+                    message: why(),
+                },
+                Fault::Throttled(wait),
             ),
             // A wrong proxy, or a kind that is not served: nothing that was sent is to blame.
-            (ClusterError::NotFound(why()), Trouble::Everywhere),
-            (ClusterError::Unauthorized(why()), Trouble::Everywhere),
-            (ClusterError::Conflict(why()), Trouble::Everywhere),
-            (
-                ClusterError::Deadline(Duration::from_secs(1)),
-                Trouble::Everywhere,
-            ),
+            (ClusterError::NotFound(why()), Fault::Failed),
+            (ClusterError::Unauthorized(why()), Fault::Failed),
+            (ClusterError::Conflict(why()), Fault::Failed),
+            (ClusterError::Deadline(FIRST), Fault::Late),
         ] {
-            assert_eq!(trouble(&error), expected, "{error}");
+            assert_eq!(meaning(&error).0, expected, "{error}");
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::keyring::Index;
 use super::metrics::{Metrics, Outcome};
 use crate::cluster::{ClusterError, deliveries, secrets};
-use crate::delivery::delay;
+use crate::delivery::delay::{self, Delayed};
 use crate::resources::keyring::{TestRequest, WebhookIdentity};
 use crate::resources::refusal::Refusal;
 use crate::resources::webhook::{Delay, Deliveries, SeenProbe};
@@ -35,7 +36,9 @@ const RETRY_CONFLICT: Duration = Duration::from_millis(50);
 /// is read later may be of a test that was noted long after this delivery arrived.
 const READ_KEYRING: Duration = Duration::from_secs(2);
 /// Writes at the same time.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 64;
+/// Writes at the same time in one namespace: one in which they take long holds up no other.
+const AT_ONCE_IN_NAMESPACE: usize = 4;
 /// How long the last writes may take when the process ends.
 const LAST: Duration = Duration::from_secs(3);
 /// The least time between two writes for one webhook about a delay: one that comes and goes must not be written each
@@ -57,8 +60,8 @@ const LONGEST_EVENT: usize = 128;
 #[derive(Debug, Default)]
 struct Ledger {
     webhooks: HashMap<String, Entry>,
-    /// When the oldest delayed delivery of each webhook arrived; `None` while nobody knows, and then nothing is said.
-    delays: Option<HashMap<String, Timestamp>>,
+    /// The delayed deliveries of each webhook; `None` while nobody knows, and then nothing is said.
+    delays: Option<HashMap<String, Delayed>>,
     /// When that is to be compared with what is said.
     look_at: Option<Duration>,
     /// The report of a delay that each webhook shows, and since when it has not changed. How old it is tells no time
@@ -66,6 +69,8 @@ struct Ledger {
     heard: HashMap<String, (Delay, Duration)>,
     /// Before this, a probe is not written at once.
     probe_not_before: Duration,
+    /// How many writes are under way in each namespace.
+    writing: HashMap<String, usize>,
 }
 
 #[derive(Debug)]
@@ -84,6 +89,7 @@ struct Entry {
     probed: bool,
     /// When a probe was last written.
     probed_at: Duration,
+    writing: bool,
 }
 
 /// One write that is due.
@@ -167,7 +173,7 @@ impl Tested {
 #[derive(Clone, Copy, Debug)]
 struct Speaker<'s> {
     name: &'s str,
-    delays: Option<&'s HashMap<String, Timestamp>>,
+    delays: Option<&'s HashMap<String, Delayed>>,
 }
 
 impl Speaker<'_> {
@@ -180,7 +186,7 @@ impl Speaker<'_> {
         now: Timestamp,
     ) -> Option<Delay> {
         match self.delays {
-            Some(delays) => delay::said(delays.get(uid).copied(), self.name, live, unchanged, now),
+            Some(delays) => delay::said(delays.get(uid), self.name, live, unchanged, now),
             None => live.cloned(),
         }
     }
@@ -203,6 +209,7 @@ impl Ledger {
                 delay_not_before: Duration::ZERO,
                 probed: false,
                 probed_at: Duration::ZERO,
+                writing: false,
             })
     }
 
@@ -309,6 +316,12 @@ impl Ledger {
             if !entry.changed || !(all || now >= entry.due_at(self.probe_not_before)) {
                 continue;
             }
+            let namespace = &entry.webhook.namespace;
+            if entry.writing || !has_room(&self.writing, namespace) {
+                continue;
+            }
+            *self.writing.entry(namespace.clone()).or_default() += 1;
+            entry.writing = true;
             if entry.probed {
                 self.probe_not_before = now + EVERY_PROBE;
                 entry.probed_at = now;
@@ -330,8 +343,24 @@ impl Ledger {
         due
     }
 
+    /// A write is over.
+    fn landed(&mut self, webhook: &WebhookIdentity) {
+        if let Some(entry) = self.webhooks.get_mut(&webhook.uid) {
+            entry.writing = false;
+        }
+        if let Some(count) = self.writing.get_mut(&webhook.namespace) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.writing.remove(&webhook.namespace);
+            }
+        }
+    }
+
     fn next_at(&self) -> Option<Duration> {
-        let waiting = self.webhooks.values().filter(|entry| entry.changed);
+        // What waits for a write that is under way is looked at when that is over.
+        let waiting = self.webhooks.values().filter(|entry| {
+            entry.changed && !entry.writing && has_room(&self.writing, &entry.webhook.namespace)
+        });
         let due = waiting.map(|entry| entry.due_at(self.probe_not_before));
         due.chain(self.look_at).min()
     }
@@ -365,6 +394,15 @@ impl Ledger {
         self.heard.remove(uid);
         self.webhooks.remove(uid);
     }
+}
+
+/// Whether one more write may begin in a namespace.
+fn has_room(writing: &HashMap<String, usize>, namespace: &str) -> bool {
+    let all: usize = writing.values().sum();
+    all < AT_ONCE
+        && writing
+            .get(namespace)
+            .is_none_or(|count| *count < AT_ONCE_IN_NAMESPACE)
 }
 
 impl Entry {
@@ -456,9 +494,9 @@ impl Reports {
         self.changed.notify_one();
     }
 
-    /// The webhooks, by uid, of which a delivery has waited for too long, and when the oldest arrived: all of them, each
-    /// second, once the journal has said what waits.
-    pub fn delayed(&self, delays: HashMap<String, Timestamp>) {
+    /// The webhooks, by uid, of which a delivery has waited for too long: all of them, each second, once the journal has
+    /// said what waits.
+    pub fn delayed(&self, delays: HashMap<String, Delayed>) {
         let mut ledger = self.lock();
         let none = |d: &Option<HashMap<_, _>>| d.as_ref().is_none_or(HashMap::is_empty);
         let delays = Some(delays);
@@ -495,6 +533,7 @@ impl Reports {
             metrics,
             start,
         };
+        let mut under_way = FuturesUnordered::new();
         while !end.is_cancelled() {
             let due = {
                 let mut ledger = self.lock();
@@ -504,10 +543,7 @@ impl Reports {
                 }
                 ledger.due(start.elapsed(), false)
             };
-            if !due.is_empty() {
-                self.write(due, &writer).await;
-                continue;
-            }
+            under_way.extend(due.into_iter().map(|due| self.write(due, &writer)));
             let next = self.lock().next_at();
             tokio::select! {
                 _ = look.tick() => self.lock().look_at = Some(Duration::ZERO),
@@ -518,17 +554,17 @@ impl Reports {
                     }
                 } => {}
                 () = self.changed.notified() => {}
+                Some(()) = under_way.next(), if !under_way.is_empty() => {}
                 () = end.cancelled() => {}
             }
         }
         let last = async {
             loop {
                 let due = self.lock().due(start.elapsed(), true);
-                if due.is_empty() {
+                under_way.extend(due.into_iter().map(|due| self.write(due, &writer)));
+                if under_way.next().await.is_none() {
                     return;
                 }
-                self.write(due, &writer).await;
-                tokio::time::sleep(RETRY_CONFLICT).await;
             }
         };
         if tokio::time::timeout(LAST, last).await.is_err() {
@@ -536,7 +572,13 @@ impl Reports {
         }
     }
 
-    async fn write(&self, due: Vec<Due>, writer: &Writer) {
+    async fn write(&self, due: Due, writer: &Writer) {
+        let webhook = due.webhook.clone();
+        self.try_write(due, writer).await;
+        self.lock().landed(&webhook);
+    }
+
+    async fn try_write(&self, due: Due, writer: &Writer) {
         let Writer {
             client,
             keyrings,
@@ -545,63 +587,65 @@ impl Reports {
             metrics,
             start,
         } = writer;
-        futures::stream::iter(due)
-            .for_each_concurrent(AT_ONCE, |mut due| async move {
-                let uid = due.webhook.uid.clone();
-                if let Some(test) = due.test.as_mut().filter(|_| due.news.test) {
-                    test.read(keyrings, &uid).await;
+        let mut due = due;
+        let uid = due.webhook.uid.clone();
+        if let Some(test) = due.test.as_mut().filter(|_| due.news.test) {
+            test.read(keyrings, &uid).await;
+        }
+        let live = index.borrow().webhook(&due.webhook).cloned();
+        let Some(live) = live else {
+            self.lock().gone(&uid);
+            return;
+        };
+        if due.refused > 0 {
+            tracing::warn!(
+                webhook = %format!("{}/{}", due.webhook.namespace, due.webhook.name),
+                count = due.refused,
+                reason = due.deliveries.last_rejected_reason.as_deref().unwrap_or_default(),
+                "deliveries were refused"
+            );
+        }
+        let mut deliveries = merged(&due, live.deliveries.as_ref());
+        let said = {
+            let mut ledger = self.lock();
+            let delayed = deliveries.delayed.as_ref();
+            let unchanged = ledger.unchanged(&uid, delayed, start.elapsed());
+            let delays = ledger.delays.as_ref();
+            let speaker = Speaker { name, delays };
+            speaker.said(&uid, delayed, unchanged, Timestamp::now())
+        };
+        deliveries.delayed = said;
+        let version = live.version.as_deref();
+        let applied = deliveries::apply(client, &due.webhook, version, &deliveries).await;
+        let outcome = match applied {
+            Ok(()) => {
+                self.lock().written(&uid);
+                "written"
+            }
+            Err(ClusterError::NotFound(_) | ClusterError::NamespaceGone(_)) => {
+                self.lock().gone(&uid);
+                "gone"
+            }
+            // Another receiver may have written since, whose word must not be lost. If it is another webhook of that name,
+            // the index will show that this one is gone.
+            Err(ClusterError::Conflict(_)) => {
+                self.lock().failed(&due, RETRY_CONFLICT, start.elapsed());
+                // At the end of the process nothing else keeps it from being tried again at once.
+                tokio::time::sleep(RETRY_CONFLICT).await;
+                "conflict"
+            }
+            Err(error) => {
+                if self.lock().failed(&due, RETRY, start.elapsed()) {
+                    let webhook = format!("{}/{}", due.webhook.namespace, due.webhook.name);
+                    tracing::warn!(%webhook, %error, "status.deliveries cannot be written; trying again");
                 }
-                let live = index.borrow().webhook(&due.webhook).cloned();
-                let Some(live) = live else {
-                    self.lock().gone(&uid);
-                    return;
-                };
-                if due.refused > 0 {
-                    tracing::warn!(
-                        webhook = %format!("{}/{}", due.webhook.namespace, due.webhook.name),
-                        count = due.refused,
-                        reason = due.deliveries.last_rejected_reason.as_deref().unwrap_or_default(),
-                        "deliveries were refused"
-                    );
-                }
-                let mut deliveries = merged(&due, live.deliveries.as_ref());
-                let said = {
-                    let mut ledger = self.lock();
-                    let delayed = deliveries.delayed.as_ref();
-                    let unchanged = ledger.unchanged(&uid, delayed, start.elapsed());
-                    let delays = ledger.delays.as_ref();
-                    let speaker = Speaker { name, delays };
-                    speaker.said(&uid, delayed, unchanged, Timestamp::now())
-                };
-                deliveries.delayed = said;
-                let version = live.version.as_deref();
-                let applied = deliveries::apply(client, &due.webhook, version, &deliveries).await;
-                let outcome = match applied {
-                    Ok(()) => {
-                        self.lock().written(&uid);
-                        "written"
-                    }
-                    Err(ClusterError::NotFound(_) | ClusterError::NamespaceGone(_)) => {
-                        self.lock().gone(&uid);
-                        "gone"
-                    }
-                    // Somebody else wrote since, perhaps another receiver, whose word must not be lost. If it is another
-                    // webhook of that name, the index will show that this one is gone.
-                    Err(ClusterError::Conflict(_)) => {
-                        self.lock().failed(&due, RETRY_CONFLICT, start.elapsed());
-                        "conflict"
-                    }
-                    Err(error) => {
-                        if self.lock().failed(&due, RETRY, start.elapsed()) {
-                            let webhook = format!("{}/{}", due.webhook.namespace, due.webhook.name);
-                            tracing::warn!(%webhook, %error, "status.deliveries cannot be written; trying again");
-                        }
-                        "failed"
-                    }
-                };
-                metrics.status_writes.get_or_create(&Outcome { outcome }).inc();
-            })
-            .await;
+                "failed"
+            }
+        };
+        metrics
+            .status_writes
+            .get_or_create(&Outcome { outcome })
+            .inc();
     }
 }
 
@@ -633,6 +677,21 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    /// What is due, as if each write were over at once.
+    fn due(ledger: &mut Ledger, now: Duration, all: bool) -> Vec<Due> {
+        let mut taken = Vec::new();
+        loop {
+            let due = ledger.due(now, all);
+            if due.is_empty() {
+                return taken;
+            }
+            for due in &due {
+                ledger.landed(&due.webhook);
+            }
+            taken.extend(due);
+        }
+    }
+
     const fn sec(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -641,13 +700,13 @@ mod tests {
     fn the_first_delivery_is_written_at_once_and_the_next_after_thirty_seconds() {
         let mut ledger = Ledger::default();
         ledger.verified(&webhook(), "site.armed", "k", None, at(1));
-        assert_eq!(ledger.due(sec(100), false).len(), 1);
+        assert_eq!(due(&mut ledger, sec(100), false).len(), 1);
         ledger.verified(&webhook(), "site.disarmed", "k", None, at(2));
-        assert!(ledger.due(sec(129), false).is_empty());
+        assert!(due(&mut ledger, sec(129), false).is_empty());
         assert_eq!(ledger.next_at(), Some(sec(130)));
-        let due = ledger.due(sec(130), false);
+        let some = due(&mut ledger, sec(130), false);
         assert_eq!(
-            due[0].deliveries.last_event.as_deref(),
+            some[0].deliveries.last_event.as_deref(),
             Some("site.disarmed")
         );
         assert_eq!(ledger.next_at(), None);
@@ -657,14 +716,14 @@ mod tests {
     fn a_test_delivery_is_written_at_once() {
         let mut ledger = Ledger::default();
         ledger.verified(&webhook(), "site.armed", "k", None, at(1));
-        ledger.due(sec(100), false);
+        due(&mut ledger, sec(100), false);
         ledger.verified(&webhook(), "webhook.test", "k2", Some(&request(4)), at(2));
-        let due = ledger.due(sec(101), false);
-        let all = merged(&due[0], None);
+        let some = due(&mut ledger, sec(101), false);
+        let all = merged(&some[0], None);
         assert_eq!(all.last_test_key.as_deref(), Some("k2"));
         assert_eq!(all.last_test_number, Some(4));
         ledger.verified(&webhook(), "site.armed", "k3", None, at(3));
-        let later = ledger.due(sec(200), false);
+        let later = due(&mut ledger, sec(200), false);
         let all = merged(&later[0], Some(&all));
         assert_eq!(all.last_test_key.as_deref(), Some("k2"));
         assert_eq!(all.last_verified_key.as_deref(), Some("k3"));
@@ -695,23 +754,23 @@ mod tests {
         for n in 0..100 {
             ledger.verified(&named(n), "site.armed", "k", None, at(1));
         }
-        assert_eq!(ledger.due(sec(100), false).len(), 100);
+        assert_eq!(due(&mut ledger, sec(100), false).len(), 100);
         let mut writes = 0;
         for second in 101..130 {
             for n in 0..100 {
                 ledger.probed(&named(n), probe(&format!("{second}-{n}")));
             }
-            let due = ledger.due(sec(second), false);
-            writes += due.len();
+            let some = due(&mut ledger, sec(second), false);
+            writes += some.len();
             assert!(
-                due.iter()
+                some.iter()
                     .all(|d| d.refused == 0 && d.deliveries.probes.len() <= 4)
             );
         }
         assert_eq!(writes, 15);
         assert!(ledger.next_at().unwrap() <= sec(131));
         // The others at the pace of refusals; the last of these writes said all about its webhook.
-        assert_eq!(ledger.due(sec(161), false).len(), 99);
+        assert_eq!(due(&mut ledger, sec(161), false).len(), 99);
     }
 
     #[test]
@@ -720,7 +779,7 @@ mod tests {
         for id in ["1", "2", "3", "4", "5", "3"] {
             ledger.probed(&webhook(), probe(id));
         }
-        let ours = ledger.due(sec(100), false).remove(0);
+        let ours = due(&mut ledger, sec(100), false).remove(0);
         assert_eq!(ids(&ours.deliveries), ["2", "4", "5", "3"]);
         let theirs = Deliveries {
             probes: ["3", "a", "b"].map(probe).to_vec(),
@@ -737,7 +796,7 @@ mod tests {
         assert_eq!(ids(&merged(&newer, Some(&theirs))), ["3", "a", "b", "c"]);
         // A probe of long ago does not take the place of another receiver's.
         ledger.verified(&webhook(), "site.armed", "k", None, at(1));
-        let later = ledger.due(sec(200), false).remove(0);
+        let later = due(&mut ledger, sec(200), false).remove(0);
         assert_eq!(ids(&merged(&later, Some(&theirs))), ["3", "a", "b"]);
     }
 
@@ -745,13 +804,13 @@ mod tests {
     fn ten_thousand_refusals_are_one_write_and_their_number() {
         let mut ledger = Ledger::default();
         ledger.refused(&webhook(), Refusal::SignatureMismatch, at(1));
-        ledger.due(sec(100), false);
+        due(&mut ledger, sec(100), false);
         for _ in 0..10_000 {
             ledger.refused(&webhook(), Refusal::SignatureMismatch, at(2));
-            assert!(ledger.due(sec(101), false).is_empty());
+            assert!(due(&mut ledger, sec(101), false).is_empty());
         }
-        let due = ledger.due(sec(130), false);
-        assert_eq!((due.len(), due[0].refused), (1, 10_000));
+        let some = due(&mut ledger, sec(130), false);
+        assert_eq!((some.len(), some[0].refused), (1, 10_000));
     }
 
     #[test]
@@ -761,17 +820,44 @@ mod tests {
         let mut now = sec(100);
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            let due = ledger.due(now, false);
-            assert!(due.len() == 1 && due[0].news.test && due[0].news.received);
-            ledger.failed(&due[0], RETRY, now);
+            let some = due(&mut ledger, now, false);
+            assert!(some.len() == 1 && some[0].news.test && some[0].news.received);
+            ledger.failed(&some[0], RETRY, now);
             let next = ledger.next_at().unwrap();
             pauses.push(next.saturating_sub(now));
             now = next;
         }
         assert!(pauses.is_sorted() && pauses[0] >= sec(1) && pauses[7] <= EVERY);
-        assert_eq!(ledger.due(now, false).len(), 1);
+        assert_eq!(due(&mut ledger, now, false).len(), 1);
         ledger.written("u-1");
         assert_eq!(ledger.next_at(), None);
+    }
+
+    #[test]
+    fn writes_that_take_long_in_one_namespace_hold_up_no_other_and_none_is_written_twice_at_once() {
+        let of = |namespace: &str, number: usize| WebhookIdentity {
+            namespace: namespace.to_owned(),
+            name: format!("w-{number}"),
+            uid: format!("{namespace}-{number}"),
+        };
+        let mut ledger = Ledger::default();
+        for number in 0..100 {
+            ledger.verified(&of("slow", number), "site.armed", "k", None, at(1));
+        }
+        let slow = ledger.due(sec(100), false);
+        assert_eq!(slow.len(), AT_ONCE_IN_NAMESPACE);
+        assert!(ledger.due(sec(100), false).is_empty());
+        assert_eq!(
+            ledger.next_at(),
+            None,
+            "there is nothing to do before one of them is over"
+        );
+        ledger.verified(&of("fast", 0), "site.armed", "k", None, at(1));
+        assert_eq!(ledger.due(sec(100), false).len(), 1);
+        ledger.verified(&slow[0].webhook, "webhook.test", "k", None, at(1));
+        assert!(ledger.due(sec(100), true).is_empty());
+        ledger.landed(&slow[0].webhook);
+        assert_eq!(ledger.due(sec(100), false).len(), 1);
     }
 
     fn known(delayed: Option<Delay>) -> Index {
@@ -796,6 +882,14 @@ mod tests {
             since: Time(at(1)),
             receiver: receiver.to_owned(),
             seen_at: Time(at(seen_at)),
+            cause: None,
+        }
+    }
+
+    fn delayed(second: i64) -> Delayed {
+        Delayed {
+            since: at(second),
+            cause: None,
         }
     }
 
@@ -815,12 +909,12 @@ mod tests {
             (181, false, Some(delay("pod-2", 180)), false),
             (400, false, Some(delay("pod-2", 180)), true),
         ] {
-            let delayed = is_delayed.then(|| (webhook().uid, at(30)));
+            let delayed = is_delayed.then(|| (webhook().uid, delayed(30)));
             ledger.delays = Some(delayed.into_iter().collect());
             let now = sec(u64::try_from(second).unwrap());
             ledger.look(&known(live), "pod-1", at(second), now);
             assert_eq!(
-                ledger.due(now, false).len(),
+                due(&mut ledger, now, false).len(),
                 usize::from(written),
                 "{second}"
             );
@@ -830,18 +924,18 @@ mod tests {
     #[test]
     fn a_delay_that_is_over_at_once_is_taken_back_as_soon_as_that_may_be_written() {
         let mut ledger = Ledger {
-            delays: Some(HashMap::from([(webhook().uid, at(30))])),
+            delays: Some(HashMap::from([(webhook().uid, delayed(30))])),
             ..Ledger::default()
         };
         ledger.look(&known(None), "pod-1", at(100), sec(100));
-        assert_eq!(ledger.due(sec(100), false).len(), 1);
+        assert_eq!(due(&mut ledger, sec(100), false).len(), 1);
         let said = known(Some(delay("pod-1", 100)));
         ledger.delays = Some(HashMap::new());
         ledger.look(&said, "pod-1", at(102), sec(102));
-        assert!(ledger.due(sec(102), false).is_empty());
+        assert!(due(&mut ledger, sec(102), false).is_empty());
         assert_eq!(ledger.next_at(), Some(sec(105)));
         ledger.look(&said, "pod-1", at(105), sec(105));
-        assert_eq!(ledger.due(sec(105), false).len(), 1);
+        assert_eq!(due(&mut ledger, sec(105), false).len(), 1);
         assert_eq!(ledger.next_at(), None);
     }
 
@@ -849,7 +943,7 @@ mod tests {
     fn before_the_journal_has_said_what_waits_nothing_is_taken_back() {
         let mut ledger = Ledger::default();
         ledger.look(&known(Some(delay("pod-1", 1))), "pod-1", at(400), sec(400));
-        assert!(ledger.due(sec(400), true).is_empty());
+        assert!(due(&mut ledger, sec(400), true).is_empty());
         let speaker = Speaker {
             name: "pod-1",
             delays: None,
@@ -884,16 +978,16 @@ mod tests {
             };
             let mut ledger = Ledger::default();
             ledger.verified(&webhook(), "site.armed", "ours", None, at(10_000));
-            let due = ledger.due(sec(100), false);
-            let all = merged(&due[0], Some(&live));
+            let some = due(&mut ledger, sec(100), false);
+            let all = merged(&some[0], Some(&live));
             assert_eq!(all.last_verified_key.as_deref(), Some("ours"), "{skew}");
             assert_eq!(all.last_test_number, Some(3));
             assert_eq!(all.last_rejected_reason.as_deref(), Some("live"));
             // Written once, it is no news, and the other one's word stays.
             ledger.written("u-1");
             ledger.refused(&webhook(), Refusal::BodyTooLarge, at(10_001));
-            let due = ledger.due(sec(200), false);
-            let all = merged(&due[0], Some(&live));
+            let some = due(&mut ledger, sec(200), false);
+            let all = merged(&some[0], Some(&live));
             assert_eq!(all.last_verified_key.as_deref(), Some("live"), "{skew}");
             assert_eq!(all.last_rejected_reason.as_deref(), Some("BodyTooLarge"));
         }
@@ -971,8 +1065,8 @@ mod tests {
             let mut ledger = Ledger::default();
             let request = ours.map(request);
             ledger.verified(&webhook(), "webhook.test", key, request.as_ref(), at(1));
-            let due = ledger.due(sec(100), false);
-            let all = merged(&due[0], Some(&live));
+            let some = due(&mut ledger, sec(100), false);
+            let all = merged(&some[0], Some(&live));
             let wanted = if taken {
                 (ours, Some(key.to_owned()), Some(Time(at(1))))
             } else {
@@ -993,10 +1087,10 @@ mod tests {
             Some(&request(3)),
             at(1),
         );
-        let mut due = ledger.due(sec(100), false);
-        due[0].test.as_mut().unwrap().request = Some(request(4));
-        ledger.failed(&due[0], RETRY_CONFLICT, sec(100));
-        let again = ledger.due(sec(101), false);
+        let mut some = due(&mut ledger, sec(100), false);
+        some[0].test.as_mut().unwrap().request = Some(request(4));
+        ledger.failed(&some[0], RETRY_CONFLICT, sec(100));
+        let again = due(&mut ledger, sec(101), false);
         assert_eq!(merged(&again[0], None).last_test_number, Some(4));
     }
 }

@@ -1,12 +1,15 @@
 //! Tells of dead letters: a Warning Event on the webhook, at once for the first and then at most one a minute.
 //!
 //! What was not told yet is asked of the journal, so no restart loses a number. This is no part of the publisher: a
-//! flood of nonsense must not take turns away from alarms.
+//! flood of nonsense must not take turns away from alarms. One webhook of a namespace is told at a time, and a namespace
+//! in which that takes long or fails holds up no other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use tokio::sync::{Notify, watch};
@@ -15,12 +18,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::keyring::Index;
 use super::metrics::Metrics;
-use super::publisher::trouble;
+use super::publisher::meaning;
 use crate::cluster::ClusterError;
 use crate::cluster::events::{self, Created};
 use crate::delivery::event::{self, DeadLetters};
+use crate::delivery::foreign::plain;
+use crate::delivery::health::{Health, MAX_DEADLINE};
 use crate::delivery::notice::Notices;
-use crate::delivery::patience::{Patience, Verdict};
 use crate::delivery::received::Known;
 use crate::journal::{Journal, JournalError, Untold};
 
@@ -30,6 +34,10 @@ const BREATH: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(5);
 /// How long the last look may take when the process ends.
 const LAST: Duration = Duration::from_secs(1);
+/// Namespaces in which webhooks are told at the same time.
+const AT_ONCE: usize = 64;
+/// The most bytes of what the API server answered, in a log line.
+const MAX_CAUSE_BYTES: usize = 400;
 
 /// What the teller works with.
 pub struct Teller {
@@ -50,17 +58,14 @@ pub struct Teller {
 /// What is remembered from look to look.
 struct State {
     notices: Notices,
-    patience: Patience,
+    health: Health,
     held: HashMap<String, Duration>,
+    /// Namespaces in which a webhook is being told.
+    busy: HashSet<String>,
 }
 
-/// Whether to go on with the next webhook.
-enum Told {
-    /// Yes; this one is to be looked at again after this time, if at all.
-    Next(Option<Duration>),
-    /// No Event can be made anywhere before this time.
-    Stop(Duration),
-}
+/// What became of an Event about dead letters.
+type Told = (Untold, Result<Created, ClusterError>);
 
 impl Teller {
     /// Tells until `end` is cancelled, and then once more.
@@ -68,79 +73,93 @@ impl Teller {
         let start = Instant::now();
         let mut state = State {
             notices: Notices::default(),
-            patience: Patience::new(1),
+            health: Health::new(AT_ONCE),
             held: HashMap::new(),
+            busy: HashSet::new(),
         };
+        let mut telling = FuturesUnordered::new();
+        let mut looked = None;
+        let mut next = Some(Duration::ZERO);
         while !end.is_cancelled() {
-            let next = self.look(&mut state, start).await;
             tokio::select! {
                 () = async {
-                    tokio::time::sleep(BREATH).await;
+                    sleep_until(looked.map(|at: Instant| at + BREATH)).await;
                     tokio::select! {
                         () = self.dead_letters.notified() => {}
                         () = sleep_until(next.map(|at| start + at)) => {}
                     }
-                } => {}
-                () = end.cancelled() => {}
+                }, if looked.is_some() => {}
+                () = std::future::ready(()), if looked.is_none() => {}
+                Some(told) = telling.next(), if !telling.is_empty() => {
+                    let again = self.conclude(&mut state, told, start).await;
+                    next = next.into_iter().chain(again).min();
+                    continue;
+                }
+                () = end.cancelled() => break,
+            }
+            looked = Some(Instant::now());
+            let (due, again) = self.look(&mut state, start).await;
+            next = again;
+            for letters in due {
+                state.busy.insert(letters.webhook.namespace.clone());
+                telling.push(self.tell(letters));
             }
         }
         // What cannot be told in time is told by the next start.
-        let _ = tokio::time::timeout(LAST, self.look(&mut state, start)).await;
-    }
-
-    /// Tells of what is due. Returns when to look again, if nothing is rung before.
-    async fn look(&self, state: &mut State, start: Instant) -> Option<Duration> {
-        let untold = match self.journal.untold().await {
-            Ok(untold) => untold,
-            Err(JournalError::Closed) => return None,
-            // The journal says itself that it cannot be used.
-            Err(JournalError::Full | JournalError::OverShare | JournalError::Io(_)) => {
-                return Some(start.elapsed() + AGAIN);
+        let last = async {
+            while let Some(told) = telling.next().await {
+                self.conclude(&mut state, told, start).await;
+            }
+            loop {
+                let (due, _) = self.look(&mut state, start).await;
+                if due.is_empty() {
+                    return;
+                }
+                telling.extend(due.into_iter().map(|letters| self.tell(letters)));
+                while let Some(told) = telling.next().await {
+                    self.conclude(&mut state, told, start).await;
+                }
             }
         };
+        let _ = tokio::time::timeout(LAST, last).await;
+    }
+
+    /// What is due, one webhook of a namespace, and when to look again, if nothing is rung before.
+    async fn look(&self, state: &mut State, start: Instant) -> (Vec<Untold>, Option<Duration>) {
+        let elapsed = start.elapsed();
+        let untold = match self.journal.untold().await {
+            Ok(untold) => untold,
+            Err(JournalError::Closed) => return (Vec::new(), None),
+            // The journal says itself that it cannot be used.
+            Err(JournalError::Full | JournalError::OverShare | JournalError::Io(_)) => {
+                return (Vec::new(), Some(elapsed + AGAIN));
+            }
+        };
+        let now = Timestamp::now();
+        let mut due = Vec::new();
+        let mut chosen = state.busy.clone();
         let mut earliest: Option<Duration> = None;
         for letters in untold {
-            let again = match self.consider(state, &letters, start).await {
-                Told::Next(again) => again,
-                Told::Stop(until) => return Some(until),
-            };
-            earliest = earliest.into_iter().chain(again).min();
-        }
-        earliest
-    }
-
-    async fn consider(&self, state: &mut State, letters: &Untold, start: Instant) -> Told {
-        let Untold {
-            webhook,
-            last_told_at,
-            ..
-        } = letters;
-        let (now, elapsed) = (Timestamp::now(), start.elapsed());
-        let paused_until = state.patience.paused_until();
-        if paused_until > elapsed {
-            return Told::Stop(paused_until);
-        }
-        let held_until = state.held.get(&webhook.namespace).copied();
-        if let Some(until) = held_until.filter(|until| *until > elapsed) {
-            return Told::Next(Some(until));
-        }
-        let due_at = state.notices.due_at(&webhook.uid, *last_told_at, now);
-        if due_at > now {
+            let webhook = &letters.webhook;
+            let until = state.held.get(&webhook.namespace).copied();
+            let due_at = state
+                .notices
+                .due_at(&webhook.uid, letters.last_told_at, now);
             let wait = Duration::try_from(due_at.duration_since(now)).unwrap_or_default();
-            return Told::Next(Some(elapsed + wait));
+            let at = until.unwrap_or_default().max(elapsed + wait);
+            if at > elapsed {
+                earliest = earliest.into_iter().chain([at]).min();
+            } else if chosen.len() < AT_ONCE && chosen.insert(webhook.namespace.clone()) {
+                due.push(letters);
+            }
+            // One that is not chosen is looked at again when the one before it is told.
         }
-        self.tell(state, letters, now, start).await
+        (due, earliest)
     }
 
-    async fn tell(
-        &self,
-        state: &mut State,
-        letters: &Untold,
-        now: Timestamp,
-        start: Instant,
-    ) -> Told {
+    /// Makes the Event.
+    async fn tell(&self, letters: Untold) -> Told {
         let webhook = &letters.webhook;
-        let name = format!("{}/{}", webhook.namespace, webhook.name);
         let known = self
             .index
             .borrow()
@@ -153,69 +172,82 @@ impl Teller {
             refused: letters.refused,
             newest: &letters.last_reason,
         };
-        let event = event::of_dead_letters(told, &self.instance, now);
-        let error = match events::create(&self.client, &event).await {
+        let event = event::of_dead_letters(told, &self.instance, Timestamp::now());
+        let outcome = events::create(&self.client, &event, MAX_DEADLINE).await;
+        (letters, outcome)
+    }
+
+    /// Draws the conclusion. Returns when to look again.
+    async fn conclude(
+        &self,
+        state: &mut State,
+        (letters, outcome): Told,
+        start: Instant,
+    ) -> Option<Duration> {
+        let webhook = &letters.webhook;
+        let namespace = &webhook.namespace;
+        let name = format!("{namespace}/{}", webhook.name);
+        let now = start.elapsed();
+        state.busy.remove(namespace);
+        if outcome.is_ok() {
+            state.health.succeeded(namespace, true, now);
+            state.held.remove(namespace);
+        }
+        match outcome {
             Ok(Created::New) => {
                 self.metrics.notice("told");
-                state.patience.succeeded(&webhook.namespace);
-                state.held.remove(&webhook.namespace);
                 tracing::info!(
                     webhook = name,
                     count = letters.count,
                     "told of dead letters"
                 );
-                return self.told(letters, start).await;
+                self.told(&letters, start).await
             }
             Ok(Created::AlreadyThere) => {
                 self.metrics.notice("taken");
-                state.patience.succeeded(&webhook.namespace);
-                state.notices.taken(&webhook.uid, now);
-                let due_at = state.notices.due_at(&webhook.uid, None, now);
-                let wait = Duration::try_from(due_at.duration_since(now)).unwrap_or_default();
-                return Told::Next(Some(start.elapsed() + wait));
+                state.notices.taken(&webhook.uid, Timestamp::now());
+                Some(now)
             }
-            Err(error) => error,
-        };
-        // Not valid is not because of what it says, which is ours, but of what it is about.
-        let never = matches!(
-            error,
-            ClusterError::NamespaceGone(_) | ClusterError::Invalid(_)
-        );
-        if never {
-            self.metrics.notice("untellable");
-            state.held.remove(&webhook.namespace);
-            tracing::warn!(webhook = name, count = letters.count, %error, "nobody can be told of dead letters by an Event; chekt-operator deadletters lists them");
-            return self.told(letters, start).await;
-        }
-        self.metrics.notice("failed");
-        let verdict = state
-            .patience
-            .failed(trouble(&error), &webhook.namespace, start.elapsed());
-        match verdict {
-            Verdict::Hold { first, until } => {
-                if first {
-                    tracing::warn!(webhook = name, %error, "no Event can tell of dead letters in this namespace");
-                }
-                state.held.insert(webhook.namespace.clone(), until);
-                Told::Next(Some(until))
+            // Not valid is not because of what it says, which is ours, but of what it is about.
+            Err(error @ (ClusterError::NamespaceGone(_) | ClusterError::Invalid(_))) => {
+                self.metrics.notice("untellable");
+                state.held.remove(namespace);
+                state.health.forget(namespace);
+                tracing::warn!(webhook = name, count = letters.count, %error, "nobody can be told of dead letters by an Event; chekt-operator deadletters lists them");
+                self.told(&letters, start).await
             }
-            Verdict::Pause { first } => {
-                if first {
-                    tracing::warn!(webhook = name, %error, "no Event can tell of dead letters");
+            Err(error) => {
+                self.metrics.notice("failed");
+                let (fault, _) = meaning(&error);
+                // Each webhook of the namespace has its minute, and one that fails is tried again with the others.
+                let verdict = state.health.failed(fault, namespace, now);
+                let verdict = match verdict.hold {
+                    Some(_) => verdict,
+                    None => state.health.failed(fault, namespace, now),
+                };
+                if verdict.first {
+                    let error = plain(&error.to_string(), MAX_CAUSE_BYTES);
+                    tracing::warn!(
+                        webhook = name,
+                        namespace,
+                        error,
+                        "no Event can tell of dead letters in this namespace"
+                    );
                 }
-                Told::Stop(state.patience.paused_until())
+                let until = verdict.hold.unwrap_or(now + AGAIN);
+                state.held.insert(namespace.clone(), until);
+                Some(until)
             }
         }
     }
 
     /// Has the journal note it. What it does not note is told again in another minute.
-    async fn told(&self, letters: &Untold, start: Instant) -> Told {
+    async fn told(&self, letters: &Untold, start: Instant) -> Option<Duration> {
         let uid = letters.webhook.uid.clone();
         let noted = self.journal.told(uid, letters.last, Timestamp::now()).await;
-        match noted {
-            Ok(()) => Told::Next(None),
-            Err(_) => Told::Next(Some(start.elapsed() + AGAIN)),
-        }
+        // Another webhook of the namespace may be due.
+        let pause = noted.map_or(AGAIN, |()| Duration::ZERO);
+        Some(start.elapsed() + pause)
     }
 }
 

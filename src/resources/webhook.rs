@@ -355,6 +355,11 @@ pub struct Delay {
     /// When that receiver last said so, by its own clock. It says so every minute while it lasts. A report that has not
     /// changed for three minutes does not count.
     pub seen_at: Time,
+
+    /// Why the oldest of them waits: its namespace and what the API server answered there. Missing where only the pace of
+    /// Events holds them up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 /// For how long the report of a receiver about a delay counts: it may be gone for good.

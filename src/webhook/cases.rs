@@ -1464,6 +1464,8 @@ fn waiting_deliveries_are_said_for_as_long_as_a_receiver_says_so_and_take_nothin
                 since: at(skew - 70),
                 receiver: "pod-1".into(),
                 seen_at: at(skew),
+                cause: (skew == 60)
+                    .then(|| "In namespace security the API server answers 500: x".into()),
             });
             w.memory.delay_unchanged = Duration::from_secs(unchanged);
         })
@@ -1486,6 +1488,16 @@ fn waiting_deliveries_are_said_for_as_long_as_a_receiver_says_so_and_take_nothin
         w.status.conditions.clone_from(&first.conditions);
     });
     assert_eq!(report(&later, &plan(&later)).conditions, first.conditions);
+    let message = |world: &World| {
+        let said = report(world, &plan(world)).conditions;
+        said.last().unwrap().message.clone()
+    };
+    assert!(message(&later).contains("--events-per-second"));
+    let refused = message(&delayed(60, 0));
+    assert!(
+        refused.contains("In namespace security the API server answers 500: x"),
+        "{refused}"
+    );
 }
 
 #[test]

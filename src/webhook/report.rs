@@ -112,13 +112,24 @@ pub fn ages_in(world: &World) -> Option<Duration> {
 /// Ready is not touched.
 fn delayed(world: &World) -> Option<Verdict> {
     ages_in(world)?;
+    let delay = world.status.deliveries.as_ref()?.delayed.as_ref()?;
+    let waiting = "Acknowledged deliveries have waited for longer than a minute to become Events; none of them is lost.";
+    let message = match &delay.cause {
+        Some(cause) => format!(
+            "{waiting} {cause}. The receiver tries again by itself: see to what the API server answers there, such as RBAC, \
+             an admission webhook, a policy or a quota."
+        ),
+        None => format!(
+            "{waiting} Look at the log of receiver {}: more arrive than --events-per-second lets through, or the receiver \
+             cannot reach the API server.",
+            delay.receiver
+        ),
+    };
     Some(verdict(
         DELIVERIES_DELAYED,
         Truth::True,
         Reason::EventsWaiting,
-        "Deliveries that were acknowledged wait for longer than a minute to become Events; none of them is lost. Look \
-         at the receiver's log: the API server may be away or refuse Events (check the receiver's RBAC), or more \
-         arrive than --events-per-second lets through.",
+        message,
     ))
 }
 

@@ -15,7 +15,9 @@ impl FakeTime {
     /// [`Unfetched`] when this machine cannot have it, with the reason.
     pub fn find() -> anyhow::Result<FakeTime> {
         if !cfg!(all(target_os = "linux", target_env = "gnu")) {
-            return Err(Unfetched::new("libfaketime is preloaded into the C library of GNU").into());
+            return Err(
+                Unfetched::new("libfaketime is preloaded into the C library of GNU").into(),
+            );
         }
         let dir = debian::unpacked("faketime", &["libfaketime"])?;
         let libraries = std::fs::read_dir(dir.join("usr/lib"))?;

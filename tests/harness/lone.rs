@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 use super::control_plane::Identity;
+use super::eventually::eventually;
 use super::process::{Launch, Process, Role};
 use super::reaper;
 
@@ -91,6 +92,18 @@ impl Lone {
         })
     }
 
+    /// Makes a webhook in another namespace, which the receiver must have been told to watch.
+    ///
+    /// # Errors
+    /// What the API server has against it.
+    pub async fn join(&self, users: &Cluster, webhook: &str) -> anyhow::Result<()> {
+        make(users, &self.operator, webhook).await?;
+        eventually("a delivery to be accepted", READY, async || {
+            self.post_to(&users.namespace, webhook, self.alarm()).await
+        })
+        .await
+    }
+
     /// An alarm that was never posted before.
     pub fn alarm(&self) -> String {
         let number = self.posted.fetch_add(1, Ordering::Relaxed);
@@ -104,12 +117,22 @@ impl Lone {
     /// # Errors
     /// When the answer is not 200.
     pub async fn post(&self, webhook: &str, body: impl Into<Vec<u8>>) -> anyhow::Result<()> {
+        self.post_to(&self.users.namespace, webhook, body).await
+    }
+
+    /// Posts a signed body to a webhook of another namespace.
+    ///
+    /// # Errors
+    /// When the answer is not 200.
+    pub async fn post_to(
+        &self,
+        namespace: &str,
+        webhook: &str,
+        body: impl Into<Vec<u8>>,
+    ) -> anyhow::Result<()> {
         let body = body.into();
         let address = self.receiver.public()?;
-        let url = format!(
-            "http://{address}/webhooks/{}/{webhook}",
-            self.users.namespace
-        );
+        let url = format!("http://{address}/webhooks/{namespace}/{webhook}");
         let mut mac = Hmac::<sha2::Sha256>::new_from_slice(SECRET)?;
         mac.update(&body);
         let signature = data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes());
@@ -130,8 +153,22 @@ impl Lone {
     /// # Errors
     /// When one answer is not 200.
     pub async fn post_alarms(&self, webhook: &str, count: usize) -> anyhow::Result<()> {
+        self.post_alarms_to(&self.users.namespace, webhook, count)
+            .await
+    }
+
+    /// Posts so many alarms to a webhook of another namespace, some at once.
+    ///
+    /// # Errors
+    /// When one answer is not 200.
+    pub async fn post_alarms_to(
+        &self,
+        namespace: &str,
+        webhook: &str,
+        count: usize,
+    ) -> anyhow::Result<()> {
         futures::stream::iter(0..count)
-            .map(|_| self.post(webhook, self.alarm()))
+            .map(|_| self.post_to(namespace, webhook, self.alarm()))
             .buffer_unordered(AT_ONCE)
             .try_collect()
             .await

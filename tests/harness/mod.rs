@@ -4,6 +4,7 @@
 //! Stage ─┬─ ControlPlane   etcd, kube-apiserver, kube-controller-manager: one per test process
 //!        ├─ Cluster        kubectl and a client in it; a namespace of its own per test
 //!        ├─ Gate           a cut that can be made between a process and a server
+//!        ├─ Admission      a webhook of the API server that hangs, fails or refuses, for namespaces of a test's choice
 //!        ├─ Interceptor    reads the calls of a controller, and stops the world at one of them
 //!        ├─ Adversary      a partner server that misbehaves on purpose
 //!        ├─ Balancer       in front of several receivers, as a Service is
@@ -20,6 +21,7 @@
 // Each binary that includes this module uses only a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod admission;
 pub mod adversary;
 pub mod argocd;
 pub mod assets;
@@ -46,6 +48,7 @@ pub mod sandbox_client;
 pub mod stage;
 pub mod tools;
 
+pub use admission::{Admission, Manner};
 pub use adversary::Adversary;
 pub use argocd::ArgoCd;
 pub use balancer::Balancer;

@@ -36,6 +36,7 @@ mod kstatus;
 mod leadership;
 mod links;
 mod needs;
+mod neighbours;
 mod orphans;
 mod orphans_command;
 mod outage;

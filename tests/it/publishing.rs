@@ -192,11 +192,10 @@ async fn an_api_server_that_asks_for_a_pause_gets_it_and_then_every_event() -> a
     let tried = lone.attempts("throttled").await? - before;
     // One at a time, and one second apart: what the API server asks for in a header, and by itself it would be longer.
     assert!((4..=8).contains(&tried), "{tried} attempts in {span:?}");
-    assert_eq!(
-        lone.logged("no Event can be made; deliveries wait in the journal")
-            .len(),
-        1
-    );
+    let said = "no Event can be made in this namespace; its deliveries wait in the journal";
+    let held = lone.logged(said);
+    assert_eq!(held.len(), 1, "{held:#?}");
+    assert_eq!(held[0]["answer"], "throttled");
     assert!(!seat.is_finished(), "the seat was given up meanwhile");
     seat.abort();
     let delete = ["delete", "flowschema,prioritylevelconfiguration", &name];
@@ -204,7 +203,8 @@ async fn an_api_server_that_asks_for_a_pause_gets_it_and_then_every_event() -> a
     let posted = usize::try_from(created)?
         + usize::try_from(lone.metric("chekt_receiver_journal_pending").await?)?;
     all_published(&lone, "alarms", posted).await?;
-    assert_eq!(lone.logged("publishing again").len(), 1);
+    let again = "publishing again in this namespace";
+    assert_eq!(lone.logged(again).len(), 1);
     Ok(())
 }
 
@@ -244,7 +244,12 @@ async fn events_that_may_not_be_made_wait_are_said_to_be_delayed_and_come_once_t
         )
         .await?;
     assert_eq!(condition.reason, "EventsWaiting");
-    assert!(condition.message.contains("RBAC"), "{}", condition.message);
+    let named = format!("in namespace {}: forbidden: events", lone.users.namespace);
+    let message = &condition.message;
+    assert!(
+        message.contains("RBAC") && message.contains(&named),
+        "{message}"
+    );
     let webhook = lone.users.webhooks().get("alarms").await?;
     let status = webhook.status.unwrap_or_default();
     let delay = status.deliveries.and_then(|d| d.delayed);

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use chekt_operator::cli::Cli;
 use chekt_operator::delivery::catalogue::Kind;
-use chekt_operator::delivery::event::UNREADABLE;
+use chekt_operator::delivery::event::{LEFT, UNREADABLE};
 use chekt_operator::ops::metrics::Table;
 use chekt_operator::ops::{build, process};
 use chekt_operator::resources::conditions::{
@@ -71,7 +71,9 @@ fn the_page_of_events_gives_every_event_its_reason() -> anyhow::Result<()> {
     }
     // The nine of the guide and the test delivery.
     assert_eq!(told.len(), 10, "{told:?}");
-    assert!(page.contains(UNREADABLE), "{UNREADABLE} is not on the page");
+    for reason in [UNREADABLE, LEFT] {
+        assert!(page.contains(reason), "{reason} is not on the page");
+    }
     Ok(())
 }
 
