@@ -128,7 +128,7 @@ receiver, which as a native sidecar is told to end only then: what it says of it
 {{- define "chekt-operator.longestEnd" -}}
 {{- $r := .Values.receiver -}}
 {{- $controller := add 20 (div (add (int .Values.controller.leaseDuration) 2) 3) -}}
-{{- $receiver := add (int $r.drainDelay) 6 (int $r.drainTimeout) 2 -}}
+{{- $receiver := add (int $r.drainDelay) 6 (int $r.drainTimeout) 4 -}}
 {{- add (max $controller (int $r.preStopSleepSeconds)) $receiver -}}
 {{- end }}
 
