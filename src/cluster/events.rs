@@ -16,7 +16,7 @@ use kube::{Client, Error};
 use super::ClusterError;
 
 /// A request that is larger than this is too large for any API server: etcd takes 1.5 MiB. The 413 for a smaller one is
-/// that of a proxy, and somebody can raise its limit.
+/// that of a proxy, whose limit can be raised.
 const MAX_OBJECT_BYTES: usize = 1024 * 1024;
 
 /// Whether the Event is new. Either way it is there.

@@ -612,7 +612,7 @@ mod tests {
         assert_eq!(
             under_way(&mut queue, over, ALL),
             [1],
-            "nobody has said how it went"
+            "no outcome is known yet"
         );
         queue.works("a", true);
         queue.landed("a");

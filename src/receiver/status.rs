@@ -60,7 +60,7 @@ const LONGEST_EVENT: usize = 128;
 #[derive(Debug, Default)]
 struct Ledger {
     webhooks: HashMap<String, Entry>,
-    /// The delayed deliveries of each webhook; `None` while nobody knows, and then nothing is said.
+    /// The delayed deliveries of each webhook; `None` while that is not known, and then nothing is said.
     delays: Option<HashMap<String, Delayed>>,
     /// When that is to be compared with what is said.
     look_at: Option<Duration>,

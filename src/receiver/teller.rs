@@ -213,7 +213,7 @@ impl Teller {
                 self.metrics.notice("untellable");
                 state.held.remove(namespace);
                 state.health.forget(namespace);
-                tracing::warn!(webhook = name, count = letters.count, %error, "nobody can be told of dead letters by an Event; chekt-operator deadletters lists them");
+                tracing::warn!(webhook = name, count = letters.count, %error, "no Event can tell of dead letters in a namespace that is gone; chekt-operator deadletters lists them");
                 self.told(&letters, start).await
             }
             Err(error) => {
