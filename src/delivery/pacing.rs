@@ -269,10 +269,11 @@ impl Queue {
         self.set_pool(namespace, Pool::Sick);
     }
 
-    /// A namespace is slow: one attempt at a time until one succeeds.
+    /// A namespace is slow: half as many attempts until one succeeds.
     pub fn slow(&mut self, namespace: &str) {
-        if self.entry(namespace).pool == Pool::Well {
-            self.entry(namespace).limit = 1;
+        let entry = self.entry(namespace);
+        if entry.pool == Pool::Well {
+            entry.limit = (entry.limit / 2).max(1);
             self.set_pool(namespace, Pool::Sick);
         }
     }
@@ -649,10 +650,10 @@ mod tests {
         }
         assert_eq!(under_way(&mut queue, START, ALL).len(), 8);
         queue.slow("a");
-        (0..7).for_each(|_| queue.landed("a"));
+        (0..4).for_each(|_| queue.landed("a"));
         assert!(
             under_way(&mut queue, START, ALL).is_empty(),
-            "one is under way"
+            "half of them are under way"
         );
         queue.landed("a");
         assert_eq!(under_way(&mut queue, START, ALL).len(), 1);
