@@ -878,10 +878,10 @@ async fn strangers_cannot_tell_a_webhook_from_none_over_http_2() {
             let mut heard = String::new();
             match soon(answer).await {
                 Ok(answer) => {
-                    let (head, mut body) = answer.into_parts();
-                    let mut headers = head.headers;
+                    let (parts, mut body) = answer.into_parts();
+                    let mut headers = parts.headers;
                     headers.remove("date");
-                    heard += &format!("{} {headers:?}", head.status);
+                    heard += &format!("{} {headers:?}", parts.status);
                     while let Some(part) = soon(body.data()).await {
                         heard += &format!(" {part:?}");
                     }

@@ -291,7 +291,7 @@ async fn every_reason_of_a_refusal_is_counted_and_told_to_the_owner_of_the_webho
     shown.insert(Refusal::ConnectionLost.as_str());
 
     let limited = r#"trap "" XFSZ; ulimit -f 2048; exec "$0" "$@""#;
-    let launch = another("limited", &lone.operator.namespace).through(&["sh", "-c", limited]);
+    let launch = another("limited", &lone.operator.namespace).through(["sh", "-c", limited]);
     let limited = Process::start(launch).await?;
     limited.ready(SOON).await?;
     eventually("a write that fails", SOON, async || {
@@ -310,7 +310,7 @@ async fn every_reason_of_a_refusal_is_counted_and_told_to_the_owner_of_the_webho
     is_told(&limited, Some(users), Refusal::JournalFailed).await?;
     shown.insert(Refusal::JournalFailed.as_str());
 
-    let launch = another("full", &lone.operator.namespace).args(&[
+    let launch = another("full", &lone.operator.namespace).args([
         "--journal-max-records",
         "1",
         "--events-per-second",
