@@ -284,9 +284,17 @@ async fn every_reason_of_a_refusal_is_counted_and_told_to_the_owner_of_the_webho
     shown.insert(Refusal::NotReady.as_str());
     // It waits for them with the request in its hands, and the sender does not.
     let left = post(Refusal::ConnectionLost, Some(&right), "", &body);
-    let mut leaves = TcpStream::connect(blind.public()?).await?;
-    leaves.write_all(left.as_bytes()).await?;
-    drop(leaves);
+    let left = left.replacen("Connection: close\r\n", "", 1);
+    eventually("a sender that leaves to be seen", SOON, async || {
+        let mut leaves = TcpStream::connect(blind.public()?).await?;
+        leaves.write_all(left.as_bytes()).await?;
+        drop(leaves);
+        let metrics = blind.metrics().await?;
+        let none = "chekt_receiver_deliveries_total{outcome=\"connection_lost\"} 0";
+        anyhow::ensure!(!metrics.contains(none), "it is not counted");
+        Ok(())
+    })
+    .await?;
     is_told(&blind, Some(users), Refusal::ConnectionLost).await?;
     shown.insert(Refusal::ConnectionLost.as_str());
 
