@@ -214,7 +214,8 @@ mod tests {
         // One a minute from the first one on, and more at the beginning; at most a quarter more of them by chance. The
         // first one comes when the last token is due, which chance decides as well.
         let refused = refused.borrow();
-        let least = usize::try_from((minutes(300) - refused[0]).as_secs() / 60).unwrap();
+        let rest = minutes(300).saturating_sub(refused[0]);
+        let least = usize::try_from(rest.as_secs() / 60).unwrap();
         let most = least + least / 4 + 30;
         assert!(
             (least..=most).contains(&refused.len()),

@@ -4,7 +4,7 @@
 //! How often strangers knock must not decide how often we write, so refusals only change what the next write says.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,8 +69,8 @@ struct Ledger {
     heard: HashMap<String, (Delay, Duration)>,
     /// Before this, a probe is not written at once.
     probe_not_before: Duration,
-    /// How many writes are under way in each namespace.
-    writing: HashMap<String, usize>,
+    /// The uids of the webhooks whose write is under way, by namespace.
+    writing: HashMap<String, HashSet<String>>,
 }
 
 #[derive(Debug)]
@@ -89,7 +89,6 @@ struct Entry {
     probed: bool,
     /// When a probe was last written.
     probed_at: Duration,
-    writing: bool,
 }
 
 /// One write that is due.
@@ -209,7 +208,6 @@ impl Ledger {
                 delay_not_before: Duration::ZERO,
                 probed: false,
                 probed_at: Duration::ZERO,
-                writing: false,
             })
     }
 
@@ -316,12 +314,11 @@ impl Ledger {
             if !entry.changed || !(all || now >= entry.due_at(self.probe_not_before)) {
                 continue;
             }
-            let namespace = &entry.webhook.namespace;
-            if entry.writing || !has_room(&self.writing, namespace) {
+            if !may_write(&self.writing, &entry.webhook) {
                 continue;
             }
-            *self.writing.entry(namespace.clone()).or_default() += 1;
-            entry.writing = true;
+            let WebhookIdentity { namespace, uid, .. } = entry.webhook.clone();
+            self.writing.entry(namespace).or_default().insert(uid);
             if entry.probed {
                 self.probe_not_before = now + EVERY_PROBE;
                 entry.probed_at = now;
@@ -345,12 +342,9 @@ impl Ledger {
 
     /// A write is over.
     fn landed(&mut self, webhook: &WebhookIdentity) {
-        if let Some(entry) = self.webhooks.get_mut(&webhook.uid) {
-            entry.writing = false;
-        }
-        if let Some(count) = self.writing.get_mut(&webhook.namespace) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
+        if let Some(uids) = self.writing.get_mut(&webhook.namespace) {
+            uids.remove(&webhook.uid);
+            if uids.is_empty() {
                 self.writing.remove(&webhook.namespace);
             }
         }
@@ -358,9 +352,9 @@ impl Ledger {
 
     fn next_at(&self) -> Option<Duration> {
         // What waits for a write that is under way is looked at when that is over.
-        let waiting = self.webhooks.values().filter(|entry| {
-            entry.changed && !entry.writing && has_room(&self.writing, &entry.webhook.namespace)
-        });
+        let waiting = self.webhooks.values();
+        let waiting =
+            waiting.filter(|entry| entry.changed && may_write(&self.writing, &entry.webhook));
         let due = waiting.map(|entry| entry.due_at(self.probe_not_before));
         due.chain(self.look_at).min()
     }
@@ -396,13 +390,12 @@ impl Ledger {
     }
 }
 
-/// Whether one more write may begin in a namespace.
-fn has_room(writing: &HashMap<String, usize>, namespace: &str) -> bool {
-    let all: usize = writing.values().sum();
+/// Whether a write may begin for a webhook: none of it is under way, and not too many of others.
+fn may_write(writing: &HashMap<String, HashSet<String>>, webhook: &WebhookIdentity) -> bool {
+    let all: usize = writing.values().map(HashSet::len).sum();
+    let here = writing.get(&webhook.namespace);
     all < AT_ONCE
-        && writing
-            .get(namespace)
-            .is_none_or(|count| *count < AT_ONCE_IN_NAMESPACE)
+        && here.is_none_or(|uids| uids.len() < AT_ONCE_IN_NAMESPACE && !uids.contains(&webhook.uid))
 }
 
 impl Entry {

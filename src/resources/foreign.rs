@@ -91,30 +91,26 @@ impl Redactor {
         }
         let text = String::from_utf8_lossy(secret);
         let json = serde_json::Value::from(text.as_ref()).to_string();
-        self.add(secret.to_vec());
+        self.add(secret);
         // What `clean` makes of the secret itself.
-        self.add(one_line(&text).into_bytes());
-        self.add(json.trim_matches('"').as_bytes().to_vec());
-        self.add(percent(secret, "%20"));
-        self.add(percent(secret, "+"));
-        self.add(
-            HEXLOWER
-                .encode(secret)
-                .as_bytes()
-                .chunks(2)
-                .flat_map(|byte| [b'%', byte[0], byte[1]])
-                .collect(),
-        );
-        self.add(HEXLOWER.encode(secret).into_bytes());
+        self.add(one_line(&text).as_bytes());
+        self.add(json.trim_matches('"').as_bytes());
+        self.add(&percent(secret, "%20"));
+        self.add(&percent(secret, "+"));
+        let hexadecimal = HEXLOWER.encode(secret);
+        self.add(hexadecimal.as_bytes());
+        let digits = hexadecimal.as_bytes().chunks(2);
+        let percent: Vec<u8> = digits.flat_map(|byte| [b'%', byte[0], byte[1]]).collect();
+        self.add(&percent);
         for encoding in [&BASE64, &BASE64URL] {
             for before in 0..3 {
-                self.add(inner(encoding, secret, before));
+                self.add(&inner(encoding, secret, before));
             }
         }
         self
     }
 
-    fn add(&mut self, form: Vec<u8>) {
+    fn add(&mut self, form: &[u8]) {
         let form = Zeroizing::new(form.to_ascii_lowercase());
         if form.len() < MIN_SECRET_BYTES || self.forms.contains(&form) {
             return;
@@ -262,7 +258,9 @@ mod tests {
             ("in a path", String::from_utf8(upper).unwrap()),
             (
                 "in a path, each byte",
-                bytes.iter().map(|byte| format!("%{byte:02X}")).collect(),
+                bytes
+                    .iter()
+                    .fold(String::new(), |all, byte| all + &format!("%{byte:02X}")),
             ),
             ("in hexadecimal", HEXUPPER.encode(bytes)),
             ("in base64", BASE64.encode(bytes)),

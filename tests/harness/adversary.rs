@@ -71,7 +71,9 @@ impl Form {
         match self {
             Form::Plain => text.to_owned(),
             Form::Base64 => BASE64.encode(format!("client-7:{text}").as_bytes()),
-            Form::Percent => text.bytes().map(|byte| format!("%{byte:02X}")).collect(),
+            Form::Percent => text
+                .bytes()
+                .fold(String::new(), |all, byte| all + &format!("%{byte:02X}")),
             Form::Hexadecimal => HEXLOWER.encode(text.as_bytes()),
             Form::Page => format!("<html>\r\n<b>{}</b></html>", text.to_uppercase()),
             Form::Cut => text.chars().take(text.chars().count() * 2 / 3).collect(),
