@@ -7,8 +7,8 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use kube::core::Status;
 
-use crate::delivery::foreign::plain;
 use crate::delivery::retry;
+use crate::resources::foreign::plain;
 
 /// The most bytes of an answer that is no `Status` in an error.
 const MAX_TEXT_BYTES: usize = 200;

@@ -17,9 +17,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::context::Context;
 use super::metrics::Metrics;
 use crate::cluster::within;
-use crate::delivery::note::{LONGEST, bounded};
+use crate::delivery::note::LONGEST;
 use crate::resources::ChektWebhook;
 use crate::resources::conditions::{self, READY};
+use crate::resources::foreign::bounded;
 use crate::resources::told::Told;
 use crate::resources::webhook::ChektWebhookStatus;
 

@@ -10,8 +10,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::envelope::Unreadable;
-use super::note::bounded;
 use super::received::Received;
+use crate::resources::foreign::bounded;
 
 /// What is percent-encoded in a header: a space, a quotation mark, a percent sign, and all that is not printable
 /// ASCII (HTTP binding 1.0.2, 3.1.3.2).

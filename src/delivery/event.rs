@@ -17,6 +17,7 @@ use super::envelope::{Envelope, Unreadable};
 use super::received::{Known, Received};
 use super::{identity, labels, note, notice};
 use crate::resources::ChektWebhook;
+use crate::resources::foreign::bounded;
 use crate::resources::keyring::WebhookIdentity;
 
 /// Who reports: the same for every receiver.
@@ -196,7 +197,7 @@ fn regarding(
             ..ObjectReference::default()
         }),
         reporting_controller: Some(REPORTING_CONTROLLER.to_owned()),
-        reporting_instance: Some(note::bounded(instance, LONGEST_INSTANCE).to_owned()),
+        reporting_instance: Some(bounded(instance, LONGEST_INSTANCE).to_owned()),
         type_: Some(told.type_.to_owned()),
         ..Event::default()
     }
@@ -218,7 +219,7 @@ struct Marks {
 
 impl Marks {
     fn annotate(&mut self, name: &str, text: &str) {
-        let text = note::bounded(text, LONGEST_ANNOTATION);
+        let text = bounded(text, LONGEST_ANNOTATION);
         self.annotations
             .insert(format!("chekt.com/{name}"), text.to_owned());
     }

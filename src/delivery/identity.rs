@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 
 use super::envelope::Envelope;
 use super::json::Value;
-use super::note::bounded;
+use crate::resources::foreign::bounded;
 use crate::resources::keyring::RETRY_HORIZON;
 
 /// What two copies of one delivery share.

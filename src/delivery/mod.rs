@@ -17,7 +17,6 @@ pub mod dead;
 pub mod delay;
 pub mod envelope;
 pub mod event;
-pub mod foreign;
 pub mod health;
 pub mod holdings;
 pub mod identity;

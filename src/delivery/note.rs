@@ -8,6 +8,7 @@ use std::fmt::Write;
 use super::catalogue::Kind;
 use super::envelope::Envelope;
 use super::json::Value;
+use crate::resources::foreign::bounded;
 
 /// The most bytes that the API server takes for a note (events.k8s.io/v1 validation).
 pub const LONGEST: usize = 1024;
@@ -201,16 +202,6 @@ fn quoted(text: &str) -> String {
 fn disturbs(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// The beginning of a text, at most so many bytes and whole characters.
-#[must_use]
-pub fn bounded(text: &str, most: usize) -> &str {
-    let mut end = text.len().min(most);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 fn cut(mut note: String) -> String {

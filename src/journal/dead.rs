@@ -15,8 +15,8 @@ use super::keys::{Keys, Named};
 use super::record::{DEAD, PENDING, REPLAY, time};
 use super::rooms::{Held, kind};
 use super::{Untold, record};
-use crate::delivery::note::bounded;
 use crate::delivery::{DeadKind, DeliveryKey, Occurrence, Received, again};
+use crate::resources::foreign::bounded;
 use crate::resources::keyring::WebhookIdentity;
 
 /// The longest reason in bytes. The API server may use many words.

@@ -274,7 +274,7 @@ fn read(value: &Value, redactor: &Redactor) -> Result<RemoteWebhook, WireError> 
     let events = events.into_iter().flatten().filter_map(Value::as_str);
     Ok(RemoteWebhook {
         id,
-        // Compared with what is wanted, so it stays as it is but for what no url has: no such url is one of ours.
+        // Compared with what is wanted, so it stays as it is, but for control characters, which the url of a ChektWebhook never has.
         url: url.replace(char::is_control, "\u{fffd}"),
         events: events
             .take(MAX_EVENTS)

@@ -10,9 +10,9 @@ use kube::Client;
 
 use crate::cluster::ClusterError;
 use crate::cluster::events::{self, Created};
-use crate::delivery::note::bounded;
 use crate::delivery::{DeadKind, KeyPlace, event};
 use crate::journal::{Cause, Entry, Journal, JournalError};
+use crate::resources::foreign::bounded;
 
 /// The longest name of an event in a log line.
 const LONGEST_EVENT: usize = 128;

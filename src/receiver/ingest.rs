@@ -174,7 +174,7 @@ impl FromRequestParts<Arc<Ingest>> for Signed {
     /// Everything that can be told from the headers alone.
     async fn from_request_parts(parts: &mut Parts, ingest: &Arc<Ingest>) -> Result<Self, Refusal> {
         let extensions = &parts.extensions;
-        // Whoever serves the router adds both.
+        // The server of the router adds both.
         let (Some(visitor), Some(arrival)) = (extensions.get::<Visitor>(), extensions.get()) else {
             return Err(Refusal::OriginNotAllowed);
         };

@@ -30,13 +30,13 @@ use crate::cluster::events::{self, Created};
 use crate::delivery::aside::Aside;
 use crate::delivery::delay::Delayed;
 use crate::delivery::event::{self, Left};
-use crate::delivery::foreign::plain;
 use crate::delivery::health::{Fault, Health};
 use crate::delivery::pacing::{Next, Pace, Queue, Waiting};
 use crate::delivery::slots::Slots;
 use crate::delivery::waitlist::Waitlist;
 use crate::delivery::{Class, DeliveryKey, retry};
 use crate::journal::{self, Entry, Feed, Journal, JournalError};
+use crate::resources::foreign::plain;
 
 /// Events that are being created at the same time in namespaces that are well, if nothing else is said.
 pub const AT_ONCE: usize = 64;

@@ -22,11 +22,11 @@ use super::publisher::meaning;
 use crate::cluster::ClusterError;
 use crate::cluster::events::{self, Created};
 use crate::delivery::event::{self, DeadLetters};
-use crate::delivery::foreign::plain;
 use crate::delivery::health::{Health, MAX_DEADLINE};
 use crate::delivery::notice::Notices;
 use crate::delivery::received::Known;
 use crate::journal::{Journal, JournalError, Untold};
+use crate::resources::foreign::plain;
 
 /// The least time between two looks, so that a flood of dead letters is not counted anew for each of them.
 const BREATH: Duration = Duration::from_secs(1);

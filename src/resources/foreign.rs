@@ -22,6 +22,10 @@ const MAX_SCANNED_BYTES: usize = 64 * 1024;
 const SHARED_BYTES: usize = 12;
 /// A secret with fewer bytes is not searched for: it would be found in every other word.
 const MIN_SECRET_BYTES: usize = 4;
+/// What every JSON Web Token begins with: `{"` in base64.
+const TOKEN: &str = "eyJ";
+/// The fewest bytes after [`TOKEN`] that are taken for a token.
+const MIN_TOKEN_BYTES: usize = 16;
 /// Stands for a secret.
 const REDACTED: &str = "(redacted)";
 /// Stands at the end of what was cut.
@@ -134,8 +138,8 @@ impl Redactor {
     /// A foreign text as it may be shown.
     #[must_use]
     pub fn clean(&self, text: &str) -> ForeignText {
-        let line = one_line(bounded(text, MAX_SCANNED_BYTES));
-        ForeignText(cut(self.redacted(&line)))
+        let line = without_tokens(&one_line(bounded(text, MAX_SCANNED_BYTES)));
+        ForeignText(cut(self.redacted(&line), MAX_FOREIGN_BYTES))
     }
 
     fn redacted(&self, text: &str) -> String {
@@ -167,6 +171,14 @@ impl Redactor {
 fn places(text: &[u8], part: &[u8]) -> impl Iterator<Item = usize> {
     let windows = text.windows(part.len()).enumerate();
     windows.filter_map(move |(at, window)| (window == part).then_some(at))
+}
+
+/// A text of others as one line of at most `most` bytes, where no secret is known that it could hold: without control
+/// characters and bearer tokens.
+#[must_use]
+pub fn plain(text: &str, most: usize) -> String {
+    let line = without_tokens(&one_line(bounded(text, MAX_SCANNED_BYTES)));
+    cut(line, most)
 }
 
 /// The base64 of a secret behind `before` other bytes, without the characters that other bytes decide as well.
@@ -216,12 +228,46 @@ pub fn bounded(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
-fn cut(text: String) -> String {
-    if text.len() <= MAX_FOREIGN_BYTES {
+fn cut(text: String, most: usize) -> String {
+    if text.len() <= most {
         return text;
     }
-    let room = MAX_FOREIGN_BYTES - ELLIPSIS.len();
+    let room = most.saturating_sub(ELLIPSIS.len());
     format!("{}{ELLIPSIS}", bounded(&text, room))
+}
+
+/// A line without bearer tokens, whatever client they belong to.
+fn without_tokens(line: &str) -> String {
+    let mut out = String::new();
+    let mut is_token = false;
+    for word in line.split_inclusive(' ') {
+        if is_token {
+            out.push_str(REDACTED);
+            out.push_str(if word.ends_with(' ') { " " } else { "" });
+        } else {
+            out.push_str(&without_web_tokens(word));
+        }
+        is_token = word.trim_end().to_ascii_lowercase().ends_with("bearer");
+    }
+    out
+}
+
+fn without_web_tokens(word: &str) -> String {
+    let mut out = String::new();
+    let mut rest = word;
+    while let Some(at) = rest.find(TOKEN) {
+        let (before, token) = rest.split_at(at);
+        let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '=');
+        let end = token.find(|c| !is_part(c)).unwrap_or(token.len());
+        out.push_str(before);
+        if end >= TOKEN.len() + MIN_TOKEN_BYTES {
+            out.push_str(REDACTED);
+        } else {
+            out.push_str(&token[..end]);
+        }
+        rest = &token[end..];
+    }
+    out + rest
 }
 
 #[cfg(test)]
@@ -303,6 +349,30 @@ mod tests {
     }
 
     #[test]
+    fn what_others_wrote_is_one_bounded_line_without_credentials() {
+        let jwt = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl";
+        for (text, expected) in [
+            ("as it is", "as it is"),
+            (
+                "two\nlines\r\n\tand \u{1b}[31mred\u{0}",
+                "two lines and [31mred",
+            ),
+            ("turned \u{202e}round\u{200b}", "turned round"),
+            (&format!("token {jwt}, seen"), "token (redacted), seen"),
+            (
+                "Authorization: Bearer abc.def x",
+                "Authorization: Bearer (redacted) x",
+            ),
+            ("Bearer", "Bearer"),
+            ("eyJ is short", "eyJ is short"),
+            ("", ""),
+        ] {
+            assert_eq!(plain(text, 200), expected, "{text:?}");
+            assert_eq!(&*Redactor::default().clean(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
     fn an_id_holds_a_secret_only_if_it_holds_all_of_it() {
         let redactor = Redactor::default().and(b"chekt-webhook_123456").and(b"web");
         assert!(redactor.holds_secret("x-CHEKT-webhook_123456"));
@@ -310,6 +380,12 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn a_line_is_never_longer_than_it_may_be(text: String, most in 3_usize..80) {
+            let line = plain(&text, most);
+            proptest::prop_assert!(line.len() <= most && !line.chars().any(char::is_control));
+        }
+
         #[test]
         fn no_text_and_no_secret_get_through(secret in proptest::collection::vec(0_u8.., 12..40), before in ".{0,40}", after in ".{0,40}") {
             let redactor = Redactor::default().and(&secret);
