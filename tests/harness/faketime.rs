@@ -9,7 +9,7 @@ use super::debian::{self, Unfetched};
 pub struct FakeTime(PathBuf);
 
 impl FakeTime {
-    /// Finds it, and fetches it if nobody has yet.
+    /// Finds it, and fetches it the first time.
     ///
     /// # Errors
     /// [`Unfetched`] when this machine cannot have it, with the reason.
