@@ -355,9 +355,7 @@ async fn a_webhook_that_fills_the_journal_is_refused_and_its_neighbours_are_not(
         let webhook = stage.users.webhooks().get("alarms").await?;
         let deliveries = webhook.status.and_then(|status| status.deliveries);
         let why = deliveries.and_then(|d| d.last_rejected_reason);
-        let said = why
-            .as_ref()
-            .is_some_and(|why| why.contains("share of the journal"));
+        let said = why.as_ref().is_some_and(|why| why == "OverShare");
         anyhow::ensure!(said, "{why:?}");
         Ok(())
     })

@@ -259,8 +259,8 @@ async fn every_reason_of_a_refusal_is_counted_and_told_to_the_owner_of_the_webho
     is_told(&lone.receiver, Some(users), Refusal::BodiesTooMany).await?;
     shown.insert(Refusal::BodiesTooMany.as_str());
 
-    // Other receivers for the same webhooks: one that may not read the keyrings, one whose disk takes no more, and one
-    // that has room for a single delivery.
+    // Other receivers for the same webhooks: one that may not read the keyrings, one whose disk takes no more, and
+    // two that have little room.
     let dir = tempfile::tempdir()?;
     let another = |journal: &str, keyrings: &str| {
         Launch::new(Role::Receiver)
@@ -318,31 +318,29 @@ async fn every_reason_of_a_refusal_is_counted_and_told_to_the_owner_of_the_webho
     is_told(&limited, Some(users), Refusal::JournalFailed).await?;
     shown.insert(Refusal::JournalFailed.as_str());
 
-    let launch = another("full", &lone.operator.namespace).args([
-        "--journal-max-records",
-        "1",
-        "--events-per-second",
-        "1",
-        "--events-burst",
-        "1",
-    ]);
-    let full = Process::start(launch).await?;
-    full.ready(SOON).await?;
-    eventually("a journal that is full", SOON, async || {
-        let body = lone.alarm();
-        let sent = post(
-            Refusal::JournalFull,
-            Some(&sign(body.as_bytes())),
-            "",
-            &body,
-        );
-        let answer = raw(full.public()?, sent.as_bytes()).await;
-        anyhow::ensure!(answer.contains(" 503 "), "{answer}");
-        Ok(())
-    })
-    .await?;
-    is_told(&full, Some(users), Refusal::JournalFull).await?;
-    shown.insert(Refusal::JournalFull.as_str());
+    // Room for one delivery is full with it; of room for eight, one webhook may not take more than half.
+    for (room, refusal) in [("1", Refusal::JournalFull), ("8", Refusal::OverShare)] {
+        let launch = another(refusal.as_str(), &lone.operator.namespace).args([
+            "--journal-max-records",
+            room,
+            "--events-per-second",
+            "1",
+            "--events-burst",
+            "1",
+        ]);
+        let crowded = Process::start(launch).await?;
+        crowded.ready(SOON).await?;
+        eventually("a journal without room", SOON, async || {
+            let body = lone.alarm();
+            let sent = post(refusal, Some(&sign(body.as_bytes())), "", &body);
+            let answer = raw(crowded.public()?, sent.as_bytes()).await;
+            anyhow::ensure!(answer.contains(" 503 "), "{answer}");
+            Ok(())
+        })
+        .await?;
+        is_told(&crowded, Some(users), refusal).await?;
+        shown.insert(refusal.as_str());
+    }
 
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     let (cert, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));

@@ -282,7 +282,7 @@ fn single_alerts_are_changed_by_values_and_the_others_stay_as_they_are() -> anyh
                 rule["for"] = json!("1h");
                 rule["labels"]["severity"] = json!("critical");
             }
-            "ChektJournalNearlyFull" => rule["expr"] = json!(expr.replace("0.5 #", "0.25 #")),
+            "ChektJournalNearlyFull" => rule["expr"] = json!(expr.replace("0.4 #", "0.25 #")),
             "ChektNoLeader" => rule["labels"]["page"] = json!("yes"),
             _ => {}
         }

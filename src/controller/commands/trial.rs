@@ -14,7 +14,8 @@ pub const LOOK: Duration = Duration::from_millis(250);
 /// How long a refusal is doubted: anybody may send the receiver something that it refuses.
 const DOUBT: Duration = Duration::from_secs(3);
 /// CHeKT's timestamps have whole seconds, so two test deliveries of one second are the same bytes, and the second one becomes
-/// no Event. How long ago the last one was, no clock here can tell.
+/// no Event. The receiver's have too, so two refusals of one second look like one. How long ago the last one was, no clock
+/// here can tell.
 const SECOND: Duration = Duration::from_millis(1_100);
 
 /// How a test delivery went.
@@ -37,7 +38,7 @@ pub async fn run(
 ) -> Result<Trial, ClusterError> {
     let name = webhook.name_any();
     let before = Mark::of(webhook);
-    if before.arrived.is_some() {
+    if before.arrived.is_some() || before.refused.is_some() {
         tokio::time::sleep(SECOND).await;
     }
     let request = clock.wall().to_string();
