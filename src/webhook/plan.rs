@@ -15,7 +15,6 @@ use std::time::Duration;
 use super::step::{Because, Draft, KeyringChange, Rest, Step, Why};
 use super::world::{AccountView, Attempt, Test, WantedSecret, World};
 use super::{drift, health, removal, rotation};
-use crate::delivery::retry;
 use crate::resources::conditions::{self, STALLED};
 use crate::resources::reasons::Reason;
 use crate::resources::remote::{RemoteWebhook, SETTLE};
@@ -465,7 +464,9 @@ fn test_patience(world: &World) -> Duration {
         _ if test_is_unclear(world) => TEST_AGAIN,
         _ => {
             let requests = world.memory.proof.requests.saturating_sub(1);
-            retry::pause(requests, TEST_PATIENCE, ASK_AGAIN)
+            TEST_PATIENCE
+                .saturating_mul(1 << requests.min(16))
+                .min(ASK_AGAIN)
         }
     }
 }
