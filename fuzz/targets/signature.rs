@@ -25,9 +25,5 @@ fuzz_target!(|data: &[u8]| {
         ..Keyring::empty(webhook.clone())
     };
     let delivery = Delivery::new(webhook, b"{}".to_vec());
-    assert!(
-        delivery
-            .verify(&signatures, &keyring)
-            .is_err()
-    );
+    assert!(delivery.verify(&signatures, &keyring).is_err());
 });
