@@ -4,7 +4,6 @@
 use chekt_operator::delivery::profile::PARTNER;
 use chekt_operator::delivery::{Delivery, Signatures};
 use chekt_operator::resources::keyring::{Key, Keyring, SigningSecret, WebhookIdentity};
-use k8s_openapi::jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
